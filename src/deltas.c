@@ -1,0 +1,121 @@
+/*
+ * deltas.c
+ *		Sets of deltas.
+ */
+#include "prompt_stats.h"
+
+#include "common/int.h"
+
+/* Allocates in the current memory context, where the set also grows */
+void
+pst_init_deltas(PstDeltas *deltas, const PstTables *tables, int size)
+{
+	deltas->kind = tables->id_kind;
+	deltas->collation = tables->id_collation;
+	deltas->len = 0;
+	deltas->size = Max(size, 1);
+	deltas->items = palloc(deltas->size * sizeof(PstDelta));
+}
+
+/* Takes the id as it is: the caller sees that it lives as long as the set */
+PstDelta *
+pst_add_delta(PstDeltas *deltas, Datum id, PstCounter counter, int64 n)
+{
+	PstDelta   *delta;
+
+	if (deltas->len == deltas->size)
+	{
+		deltas->size *= 2;
+		deltas->items = repalloc_huge(deltas->items,
+									  deltas->size * sizeof(PstDelta));
+	}
+	delta = &deltas->items[deltas->len++];
+	memset(delta, 0, sizeof(*delta));
+	delta->id = id;
+	delta->n[counter] = n;
+	return delta;
+}
+
+static int
+compare_deltas(const void *a, const void *b, void *arg)
+{
+	const PstDeltas *deltas = arg;
+
+	return pst_compare_ids(((const PstDelta *) a)->id, ((const PstDelta *) b)->id,
+						   deltas->kind, deltas->collation);
+}
+
+static void
+add_up(PstDelta *sum, const PstDelta *delta, PstIdKind kind)
+{
+	for (int c = 0; c < PST_NCOUNTERS; c++)
+		if (pg_add_s64_overflow(sum->n[c], delta->n[c], &sum->n[c]))
+			ereport(ERROR,
+					(errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
+					 errmsg("the sum of the counts of prompt %s is out of range",
+							pst_print_id(sum->id, kind)),
+					 errhint("Count fewer at once.")));
+}
+
+static bool
+is_zero(const PstDelta *delta)
+{
+	for (int c = 0; c < PST_NCOUNTERS; c++)
+		if (delta->n[c] != 0)
+			return false;
+	return true;
+}
+
+/* Sorted by id, one delta a prompt, none that adds nothing */
+void
+pst_merge_deltas(PstDeltas *deltas)
+{
+	PstDelta   *items = deltas->items;
+	int			last = 0;
+
+	if (deltas->len > 1)
+		qsort_arg(items, deltas->len, sizeof(PstDelta), compare_deltas, deltas);
+
+	for (int i = 1; i < deltas->len; i++)
+	{
+		if (compare_deltas(&items[last], &items[i], deltas) == 0)
+			add_up(&items[last], &items[i], deltas->kind);
+		else
+		{
+			if (!is_zero(&items[last]))
+				last++;
+			items[last] = items[i];
+		}
+	}
+	if (deltas->len > 0)
+		deltas->len = is_zero(&items[last]) ? last : last + 1;
+}
+
+/* In a merged set; NULL where the prompt has no delta */
+PstDelta *
+pst_find_delta(const PstDeltas *deltas, Datum id)
+{
+	PstDelta	key = {.id = id};
+
+	return bsearch_arg(&key, deltas->items, deltas->len, sizeof(PstDelta),
+					   compare_deltas, unconstify(PstDeltas *, deltas));
+}
+
+/* From a merged set */
+void
+pst_remove_deltas(PstDeltas *deltas, ArrayType *ids)
+{
+	Datum	   *elements;
+	bool	   *nulls;
+	int			len;
+
+	pst_deconstruct_ids(ids, deltas->kind, &elements, &nulls, &len);
+	for (int i = 0; i < len; i++)
+	{
+		PstDelta   *delta = pst_find_delta(deltas, elements[i]);
+
+		if (delta != NULL)
+			memset(delta->n, 0, sizeof(delta->n));
+	}
+	pst_merge_deltas(deltas);
+}

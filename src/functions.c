@@ -1,0 +1,140 @@
+/*
+ * functions.c
+ *		The counting functions that SQL calls: check, convert, count.
+ *
+ * None is STRICT: a NULL is an error, never a count that silently did not
+ * happen.  All are PARALLEL UNSAFE, as everything that writes.
+ */
+#include "prompt_stats.h"
+
+#include "access/xact.h"
+#include "miscadmin.h"
+#include "utils/lsyscache.h"
+
+PG_FUNCTION_INFO_V1(increment_prompt_views);
+PG_FUNCTION_INFO_V1(increment_prompt_copies);
+PG_FUNCTION_INFO_V1(increment_fork_count);
+
+/* Errors as nextval() has them (sequence.c: nextval_internal) */
+void
+pst_check_may_write(Oid function)
+{
+	if (XactReadOnly || IsInParallelMode())
+	{
+		char	   *name = psprintf("%s()", get_func_name(function));
+
+		PreventCommandIfReadOnly(name);
+		PreventCommandIfParallelMode(name);
+	}
+}
+
+static Datum
+need_argument(FunctionCallInfo fcinfo, int argno, const char *name)
+{
+	if (PG_ARGISNULL(argno))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("%s of %s() must not be null", name,
+						get_func_name(fcinfo->flinfo->fn_oid)),
+				 errhint("Leave out the call where there is nothing to count.")));
+	return PG_GETARG_DATUM(argno);
+}
+
+static int64
+need_n(FunctionCallInfo fcinfo)
+{
+	int64		n = DatumGetInt64(need_argument(fcinfo, 1, "argument n"));
+
+	if (n < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("argument n of %s() must not be negative",
+						get_func_name(fcinfo->flinfo->fn_oid)),
+				 errdetail("It is " INT64_FORMAT ".", n),
+				 errhint("Counters only grow; correct one with an UPDATE of the table.")));
+	return n;
+}
+
+/* Counts n for one prompt */
+void
+pst_count_one(Oid function, Datum id, PstIdKind kind, PstCounter counter, int64 n)
+{
+	const PstTables *tables = pst_lock_stats(function);
+	PstDeltas	deltas;
+
+	pst_init_deltas(&deltas, tables, 1);
+	id = pst_convert_id(id, kind, tables->id_kind, tables->stats_name);
+	(void) pst_add_delta(&deltas, id, counter, n);
+	pst_fold(tables, &deltas);
+}
+
+static void
+null_element_error(Oid function)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+			 errmsg("the ids of %s() must not contain null", get_func_name(function)),
+			 errhint("Remove the nulls, as with array_remove(ids, NULL).")));
+}
+
+static void
+count_array(Oid function, ArrayType *ids, PstIdKind kind, PstCounter counter, int64 n)
+{
+	const PstTables *tables = pst_lock_stats(function);
+	PstDeltas	deltas;
+	Datum	   *elements;
+	bool	   *nulls;
+	int			len;
+
+	pst_deconstruct_ids(ids, kind, &elements, &nulls, &len);
+	pst_init_deltas(&deltas, tables, len);
+	for (int i = 0; i < len; i++)
+	{
+		if (nulls[i])
+			null_element_error(function);
+		(void) pst_add_delta(&deltas,
+							 pst_convert_id(elements[i], kind, tables->id_kind,
+											tables->stats_name),
+							 counter, n);
+	}
+	pst_fold(tables, &deltas);
+}
+
+static Datum
+count(FunctionCallInfo fcinfo, PstCounter counter)
+{
+	Oid			function = fcinfo->flinfo->fn_oid;
+	Datum		id = need_argument(fcinfo, 0, "the id");
+	int64		n = need_n(fcinfo);
+	bool		is_array;
+	PstIdKind	kind = pst_argument_kind(function, 0, &is_array);
+
+	pst_check_may_write(function);
+	if (is_array)
+		count_array(function, DatumGetArrayTypeP(id), kind, counter, n);
+	else
+		pst_count_one(function, id, kind, counter, n);
+	PG_RETURN_VOID();
+}
+
+/*
+ * increment_prompt_views(id, n bigint) and so on: each is declared for an id, and
+ * for an array of ids, of every kind.
+ */
+Datum
+increment_prompt_views(PG_FUNCTION_ARGS)
+{
+	return count(fcinfo, PST_VIEWS);
+}
+
+Datum
+increment_prompt_copies(PG_FUNCTION_ARGS)
+{
+	return count(fcinfo, PST_COPIES);
+}
+
+Datum
+increment_fork_count(PG_FUNCTION_ARGS)
+{
+	return count(fcinfo, PST_FORKS);
+}

@@ -1,0 +1,130 @@
+/*
+ * owner.c
+ *		Acting as the owner of a table, and the right to administer it.
+ *
+ * What we write into an application's tables runs the triggers of their owner.
+ * So it is done as that owner: never with the rights of the caller, who may
+ * have none, nor of a superuser who happens to call.  SECURITY_LOCAL_USERID_
+ * CHANGE keeps a trigger from SET ROLE and SET SESSION AUTHORIZATION
+ * (variable.c: check_role, guc.c), and a GUC level of its own undoes every SET
+ * that a trigger leaves behind.  An error leaves the scope by itself: the abort
+ * of the (sub)transaction restores user and settings (xact.c).
+ */
+#include "prompt_stats.h"
+
+#include "access/htup_details.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/syscache.h"
+
+PG_FUNCTION_INFO_V1(prompt_stats_check_owner);
+
+void
+pst_enter_owner(PstOwnerScope *scope, Oid owner, const char *search_path)
+{
+	GetUserIdAndSecContext(&scope->userid, &scope->sec_context);
+	SetUserIdAndSecContext(owner,
+						   scope->sec_context | SECURITY_LOCAL_USERID_CHANGE);
+	scope->guc_level = NewGUCNestLevel();
+	(void) set_config_option("search_path", search_path,
+							 PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+}
+
+void
+pst_leave_owner(const PstOwnerScope *scope)
+{
+	/* false: also a plain SET made inside ends here */
+	AtEOXact_GUC(false, scope->guc_level);
+	SetUserIdAndSecContext(scope->userid, scope->sec_context);
+}
+
+Oid
+pst_owner_of(Oid table)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(table));
+	Oid			owner;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for relation %u", table);
+	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+	ReleaseSysCache(tuple);
+	return owner;
+}
+
+/* One statement, in the scope that is entered; returns the number of rows */
+uint64
+pst_run_sql(const char *sql, int nargs, Oid *types, Datum *values)
+{
+	if (SPI_execute_with_args(sql, nargs, types, values, NULL, false, 0) < 0)
+		elog(ERROR, "could not run \"%s\"", sql);
+	return SPI_processed;
+}
+
+/* One statement as a role; the search_path is set for it */
+uint64
+pst_run_as(Oid role, const char *path, const char *sql, int nargs, Oid *types,
+		   Datum *values)
+{
+	PstOwnerScope scope;
+	uint64		processed;
+
+	pst_enter_owner(&scope, role, path);
+	processed = pst_run_sql(sql, nargs, types, values);
+	pst_leave_owner(&scope);
+	return processed;
+}
+
+/* A table of the extension itself, by name */
+Oid
+pst_own_table(const PstTables *tables, const char *name)
+{
+	Oid			table = get_relname_relid(name, tables->schema);
+
+	if (!OidIsValid(table))
+		elog(ERROR, "table \"%s\" of extension prompt_stats is missing", name);
+	return table;
+}
+
+/* One statement on such a table, which callers have no rights on */
+uint64
+pst_run_on_own(Oid table, const char *sql, int nargs, Oid *types, Datum *values)
+{
+	return pst_run_as(pst_owner_of(table), PST_SAFE_PATH, sql, nargs, types, values);
+}
+
+const char *
+pst_qualified_name(Oid table)
+{
+	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(table)),
+									  get_rel_name(table));
+}
+
+static void
+check_owns(Oid table, Oid owner)
+{
+	if (OidIsValid(table) && !pst_owns_table(table, GetUserId()))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("must be owner of table \"%s\"", get_rel_name(table)),
+				 errhint("Call it as a member of role \"%s\".",
+						 GetUserNameFromId(owner, false))));
+}
+
+/* A REVOKE is not enough: default privileges may give everybody EXECUTE */
+void
+pst_check_owner(const PstTables *tables)
+{
+	check_owns(tables->stats, tables->stats_owner);
+	check_owns(tables->events, tables->events_owner);
+}
+
+/* prompt_stats_check_owner() */
+Datum
+prompt_stats_check_owner(PG_FUNCTION_ARGS)
+{
+	pst_check_owner(pst_get_tables(fcinfo->flinfo->fn_oid));
+	PG_RETURN_VOID();
+}

@@ -1,0 +1,153 @@
+/*
+ * prompt_stats.h
+ *		Shared types, and the prototypes of each C file.
+ *
+ * Words: a "delta" is what is to be added to the counters of one prompt; to
+ * "fold" is to add deltas to table prompt_stats.  pst_fold() is the only way
+ * into that table.
+ */
+#ifndef PROMPT_STATS_H
+#define PROMPT_STATS_H
+
+#include "postgres.h"
+
+#include "compat.h"
+
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "utils/array.h"
+
+/* The counters of a prompt, in the order of PstDelta.n */
+typedef enum PstCounter
+{
+	PST_VIEWS,
+	PST_COPIES,
+	PST_FORKS
+} PstCounter;
+
+#define PST_NCOUNTERS 3
+
+/* What an id column holds, whatever its declared type (varchar, integer...) */
+typedef enum PstIdKind
+{
+	PST_UUID,
+	PST_BIGINT,
+	PST_TEXT
+} PstIdKind;
+
+typedef struct PstDelta
+{
+	Datum		id;				/* of the kind of prompt_stats.prompt_id */
+	int64		n[PST_NCOUNTERS];
+} PstDelta;
+
+typedef struct PstDeltas
+{
+	PstIdKind	kind;
+	Oid			collation;		/* of prompt_stats.prompt_id */
+	int			len;
+	int			size;
+	PstDelta   *items;
+} PstDeltas;
+
+/* A name as SQL text wants it: schema and table, quoted */
+#define PST_QUALIFIED_LEN	(2 * (2 * NAMEDATALEN + 2) + 2)
+
+/* For statements that run no code of an application */
+#define PST_SAFE_PATH "pg_catalog, pg_temp"
+
+/* What we know of the two tables; see tables.c.  Compared with memcmp(). */
+typedef struct PstTables
+{
+	Oid			schema;			/* where the extension lives */
+
+	Oid			stats;			/* InvalidOid where there is none */
+	Oid			stats_owner;
+	PstIdKind	id_kind;
+	Oid			id_collation;
+	int64		counter_max[PST_NCOUNTERS];
+	bool		sets_updated_at;	/* we created the table */
+	bool		has_deferrable; /* user-written deferrable triggers */
+	Oid			prompts;		/* what prompt_stats.prompt_id references */
+	AttrNumber	prompts_key;
+
+	Oid			events;			/* InvalidOid where there is none */
+	Oid			events_owner;
+	PstIdKind	event_id_kind;
+	PstIdKind	user_kind;
+	bool		fills_created_at;	/* the column has no default of its own */
+	Oid			event_prompts;	/* what prompt_events.prompt_id references */
+
+	char		stats_name[PST_QUALIFIED_LEN];
+	char		events_name[PST_QUALIFIED_LEN];
+	char		stats_path[PST_QUALIFIED_LEN];	/* search_path while folding */
+	char		events_path[PST_QUALIFIED_LEN];
+} PstTables;
+
+/* A statement that is prepared once; static, zeroed at first */
+typedef struct PstPlan
+{
+	SPIPlanPtr	prepared;		/* NULL until saved, and when forgotten */
+	struct PstPlan *next;
+} PstPlan;
+
+/* What pst_enter_owner() must put back */
+typedef struct PstOwnerScope
+{
+	Oid			userid;
+	int			sec_context;
+	int			guc_level;
+} PstOwnerScope;
+
+/* guc.c */
+extern void PstGucInit(void);
+
+/* tables.c */
+extern void PstTablesInit(void);
+extern const PstTables *pst_get_tables(Oid function);
+extern const PstTables *pst_lock_stats(Oid function);
+extern const PstTables *pst_lock_events(Oid function);
+
+/* ids.c */
+extern bool pst_id_kind_of(Oid type, PstIdKind *kind);
+extern PstIdKind pst_argument_kind(Oid function, int argno, bool *is_array);
+extern Oid	pst_id_type(PstIdKind kind);
+extern const char *pst_id_name(PstIdKind kind);
+extern Datum pst_convert_id(Datum id, PstIdKind from, PstIdKind to, const char *table);
+extern int	pst_compare_ids(Datum a, Datum b, PstIdKind kind, Oid collation);
+extern char *pst_print_id(Datum id, PstIdKind kind);
+extern Datum pst_copy_id(Datum id, PstIdKind kind);
+extern ArrayType *pst_id_array(const Datum *ids, int len, PstIdKind kind);
+extern void pst_deconstruct_ids(ArrayType *ids, PstIdKind kind, Datum **elements, bool **nulls, int *len);
+
+/* deltas.c */
+extern void pst_init_deltas(PstDeltas *deltas, const PstTables *tables, int size);
+extern PstDelta *pst_add_delta(PstDeltas *deltas, Datum id, PstCounter counter, int64 n);
+extern void pst_merge_deltas(PstDeltas *deltas);
+extern PstDelta *pst_find_delta(const PstDeltas *deltas, Datum id);
+extern void pst_remove_deltas(PstDeltas *deltas, ArrayType *ids);
+
+/* owner.c */
+extern void pst_enter_owner(PstOwnerScope *scope, Oid owner, const char *search_path);
+extern void pst_leave_owner(const PstOwnerScope *scope);
+extern void pst_check_owner(const PstTables *tables);
+extern Oid	pst_owner_of(Oid table);
+extern uint64 pst_run_sql(const char *sql, int nargs, Oid *types, Datum *values);
+extern uint64 pst_run_as(Oid role, const char *path, const char *sql, int nargs, Oid *types, Datum *values);
+extern Oid	pst_own_table(const PstTables *tables, const char *name);
+extern uint64 pst_run_on_own(Oid table, const char *sql, int nargs, Oid *types, Datum *values);
+extern const char *pst_qualified_name(Oid table);
+
+/* fold.c */
+extern void pst_fold(const PstTables *tables, PstDeltas *deltas);
+
+/* functions.c */
+extern void pst_count_one(Oid function, Datum id, PstIdKind kind, PstCounter counter, int64 n);
+extern void pst_check_may_write(Oid function);
+
+/* plans.c */
+extern void pst_save_plan(PstPlan *plan, const char *sql, int nargs, Oid *argtypes);
+extern uint64 pst_run_plan(PstPlan *plan, Datum *values, const char *nulls, bool read_only);
+extern void pst_forget_plans(void);
+
+#endif							/* PROMPT_STATS_H */

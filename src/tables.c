@@ -1,0 +1,500 @@
+/*
+ * tables.c
+ *		Which two tables we count in, their shape, and a cache of both.
+ *
+ * The tables belong to the application; no dependency ties them to us.  They
+ * are those that prompt_stats_setup() wrote into prompt_stats_config, or else
+ * "prompt_stats" and "prompt_events" in the schema of the extension.  What we
+ * learn of them is cached until the server says that one of them, or a schema,
+ * has changed (inval.c).
+ */
+#include "prompt_stats.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/relation.h"
+#include "access/table.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_attribute.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_constraint.h"
+#include "catalog/pg_type.h"
+#include "commands/comment.h"
+#include "commands/trigger.h"
+#include "funcapi.h"
+#include "storage/lmgr.h"
+#include "utils/builtins.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/syscache.h"
+
+/* The comment that setup gives the column of a table that it creates */
+#define UPDATED_AT_COMMENT "time of the last count, set by extension prompt_stats"
+
+static const char *const counter_columns[PST_NCOUNTERS] = {
+	"view_count", "copy_count", "fork_count"
+};
+
+static PstTables cached;
+static Oid	cached_config = InvalidOid;
+static bool cached_valid = false;
+static uint64 invalidations = 0;
+
+PG_FUNCTION_INFO_V1(prompt_stats_tables);
+PG_FUNCTION_INFO_V1(prompt_stats_remember);
+
+/* ---- finding the tables ---- */
+
+static bool
+table_exists(Oid table)
+{
+	return OidIsValid(table) && SearchSysCacheExists1(RELOID, ObjectIdGetDatum(table));
+}
+
+/* The row of prompt_stats_config, if there is one; columns (events, stats) */
+static void
+read_config(Oid config, PstTables *tables)
+{
+	Relation	rel = table_open(config, AccessShareLock);
+	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, NULL, 0, NULL);
+	HeapTuple	row = systable_getnext(scan);
+
+	if (HeapTupleIsValid(row))
+	{
+		bool		isnull;
+
+		tables->events = DatumGetObjectId(heap_getattr(row, 1, RelationGetDescr(rel), &isnull));
+		tables->stats = DatumGetObjectId(heap_getattr(row, 2, RelationGetDescr(rel), &isnull));
+	}
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+}
+
+static void
+find_tables(Oid config, PstTables *tables)
+{
+	if (OidIsValid(config))
+		read_config(config, tables);
+
+	/* A configured table that is gone may have come back under its usual name */
+	if (!table_exists(tables->events))
+		tables->events = get_relname_relid("prompt_events", tables->schema);
+	if (!table_exists(tables->stats))
+		tables->stats = get_relname_relid("prompt_stats", tables->schema);
+}
+
+static void
+print_names(Relation rel, char *name, char *path)
+{
+	char	   *nspname = get_namespace_name(RelationGetNamespace(rel));
+
+	strlcpy(name, quote_qualified_identifier(nspname, RelationGetRelationName(rel)),
+			PST_QUALIFIED_LEN);
+	snprintf(path, PST_QUALIFIED_LEN, "pg_catalog, %s, pg_temp",
+			 quote_identifier(nspname));
+}
+
+/* ---- guards: a table of another shape is refused, with what mends it ---- */
+
+static void
+check_is_table(Relation rel, const char *name)
+{
+	if (rel->rd_rel->relkind != RELKIND_RELATION ||
+		rel->rd_rel->relpersistence == RELPERSISTENCE_TEMP)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("%s is not an ordinary table", name),
+				 errdetail("Views, foreign, partitioned and temporary tables can't be used."),
+				 errhint("Rename it, as in ALTER %s %s RENAME TO %s; then run prompt_stats_setup(), or pass it another table.",
+						 rel->rd_rel->relkind == RELKIND_VIEW ? "VIEW" :
+						 rel->rd_rel->relkind == RELKIND_MATVIEW ? "MATERIALIZED VIEW" :
+						 rel->rd_rel->relkind == RELKIND_FOREIGN_TABLE ? "FOREIGN TABLE" : "TABLE",
+						 name,
+						 quote_identifier(psprintf("%s_old", RelationGetRelationName(rel))))));
+
+	if (rel->rd_rel->relhassubclass)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("table %s has inheritance children", name),
+				 errhint("Detach each child with ALTER TABLE ... NO INHERIT %s.", name)));
+}
+
+static Form_pg_attribute
+find_column(Relation rel, const char *column)
+{
+	TupleDesc	desc = RelationGetDescr(rel);
+
+	for (int i = 0; i < desc->natts; i++)
+	{
+		Form_pg_attribute attr = TupleDescAttr(desc, i);
+
+		if (!attr->attisdropped && strcmp(NameStr(attr->attname), column) == 0)
+			return attr;
+	}
+	return NULL;
+}
+
+static Form_pg_attribute
+need_column(Relation rel, const char *name, const char *column, const char *type)
+{
+	Form_pg_attribute attr = find_column(rel, column);
+
+	if (attr == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_COLUMN),
+				 errmsg("table %s has no column \"%s\"", name, column),
+				 errhint("Add it with ALTER TABLE %s ADD COLUMN %s %s;", name, column, type)));
+	if (attr->attgenerated != '\0')
+		ereport(ERROR,
+				(errcode(ERRCODE_GENERATED_ALWAYS),
+				 errmsg("column \"%s\" of table %s is a generated column", column, name),
+				 errhint("Make it an ordinary one with ALTER TABLE %s ALTER COLUMN %s DROP EXPRESSION;",
+						 name, column)));
+	return attr;
+}
+
+static void
+bad_column_type(Form_pg_attribute attr, const char *name, const char *wanted,
+				const char *mend)
+{
+	const char *column = NameStr(attr->attname);
+
+	ereport(ERROR,
+			(errcode(ERRCODE_DATATYPE_MISMATCH),
+			 errmsg("column \"%s\" of table %s is of type %s, not %s",
+					column, name, format_type_be(attr->atttypid), wanted),
+			 errhint("Change it with ALTER TABLE %s ALTER COLUMN %s TYPE %s USING %s::%s;",
+					 name, column, mend, column, mend)));
+}
+
+static Form_pg_attribute
+need_id_column(Relation rel, const char *name, const char *column, PstIdKind *kind)
+{
+	Form_pg_attribute attr = need_column(rel, name, column, "uuid");
+
+	if (!pst_id_kind_of(attr->atttypid, kind))
+		bad_column_type(attr, name, "uuid, bigint, integer, text or varchar", "text");
+	return attr;
+}
+
+static int64
+need_counter(Relation rel, const char *name, const char *column)
+{
+	Form_pg_attribute attr = need_column(rel, name, column, "bigint NOT NULL DEFAULT 0");
+
+	if (getBaseType(attr->atttypid) == INT8OID)
+		return PG_INT64_MAX;
+	if (getBaseType(attr->atttypid) != INT4OID)
+		bad_column_type(attr, name, "bigint or integer", "bigint");
+	return PG_INT32_MAX;
+}
+
+/* An index that ON CONFLICT (prompt_id) can use (plancat.c: infer_arbiter_indexes) */
+static bool
+is_unique_on(Oid indexid, AttrNumber column)
+{
+	Relation	index = index_open(indexid, AccessShareLock);
+	Form_pg_index form = index->rd_index;
+	bool		result = form->indisunique && form->indimmediate && form->indisvalid &&
+		form->indnkeyatts == 1 && form->indkey.values[0] == column &&
+		heap_attisnull(index->rd_indextuple, Anum_pg_index_indpred, NULL);
+
+	index_close(index, AccessShareLock);
+	return result;
+}
+
+static void
+check_unique(Relation rel, const char *name, AttrNumber column)
+{
+	List	   *indexes = RelationGetIndexList(rel);
+	ListCell   *lc;
+
+	foreach(lc, indexes)
+		if (is_unique_on(lfirst_oid(lc), column))
+			return;
+
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_COLUMN_REFERENCE),
+			 errmsg("table %s has no unique key on prompt_id", name),
+			 errdetail("Without one a prompt could have several rows, and a count would go to all of them."),
+			 errhint("Add one with ALTER TABLE %s ADD UNIQUE (prompt_id);", name)));
+}
+
+/* ---- reading their shape ---- */
+
+static bool
+is_validated(Oid constraint)
+{
+	HeapTuple	tuple = SearchSysCache1(CONSTROID, ObjectIdGetDatum(constraint));
+	bool		result = HeapTupleIsValid(tuple) &&
+		((Form_pg_constraint) GETSTRUCT(tuple))->convalidated;
+
+	if (HeapTupleIsValid(tuple))
+		ReleaseSysCache(tuple);
+	return result;
+}
+
+/* What the column references: InvalidOid where it has no foreign key alone */
+static Oid
+referenced_table(Relation rel, AttrNumber column, bool validated, AttrNumber *key)
+{
+	ListCell   *lc;
+
+	foreach(lc, RelationGetFKeyList(rel))
+	{
+		ForeignKeyCacheInfo *fk = lfirst(lc);
+
+		if (fk->nkeys != 1 || fk->conkey[0] != column ||
+			(validated && !is_validated(fk->conoid)))
+			continue;
+		*key = fk->confkey[0];
+		return fk->confrelid;
+	}
+	return InvalidOid;
+}
+
+static bool
+has_user_deferrable_trigger(Relation rel)
+{
+	TriggerDesc *triggers = rel->trigdesc;
+
+	for (int i = 0; triggers != NULL && i < triggers->numtriggers; i++)
+		if (triggers->triggers[i].tgdeferrable && !triggers->triggers[i].tgisinternal)
+			return true;
+	return false;
+}
+
+static bool
+is_ours(Relation rel, Form_pg_attribute updated_at)
+{
+	char	   *comment;
+
+	if (updated_at == NULL)
+		return false;
+	comment = GetComment(RelationGetRelid(rel), RelationRelationId, updated_at->attnum);
+	return comment != NULL && strcmp(comment, UPDATED_AT_COMMENT) == 0;
+}
+
+static void
+read_stats(PstTables *tables)
+{
+	Relation	rel = relation_open(tables->stats, AccessShareLock);
+	const char *name = tables->stats_name;
+	Form_pg_attribute id;
+
+	print_names(rel, tables->stats_name, tables->stats_path);
+	check_is_table(rel, name);
+	tables->stats_owner = rel->rd_rel->relowner;
+	id = need_id_column(rel, name, "prompt_id", &tables->id_kind);
+	tables->id_collation = id->attcollation;
+	for (int c = 0; c < PST_NCOUNTERS; c++)
+		tables->counter_max[c] = need_counter(rel, name, counter_columns[c]);
+	check_unique(rel, name, id->attnum);
+
+	tables->sets_updated_at = is_ours(rel, find_column(rel, "updated_at"));
+	tables->has_deferrable = has_user_deferrable_trigger(rel);
+	tables->prompts = referenced_table(rel, id->attnum, false, &tables->prompts_key);
+	relation_close(rel, AccessShareLock);
+}
+
+static void
+check_event_type(Relation rel, const char *name)
+{
+	Form_pg_attribute attr = need_column(rel, name, "event_type", "text NOT NULL");
+	Oid			type = getBaseType(attr->atttypid);
+
+	if (type != TEXTOID && type != VARCHAROID)
+		bad_column_type(attr, name, "text or varchar", "text");
+	if (attr->atttypmod >= 0 &&
+		attr->atttypmod < (int32) (VARHDRSZ + strlen("compare_add")))
+		bad_column_type(attr, name, "wide enough for 'compare_add'", "text");
+}
+
+static void
+read_events(PstTables *tables)
+{
+	Relation	rel = relation_open(tables->events, AccessShareLock);
+	const char *name = tables->events_name;
+	Form_pg_attribute id;
+	Form_pg_attribute created_at;
+	AttrNumber	key;
+
+	print_names(rel, tables->events_name, tables->events_path);
+	check_is_table(rel, name);
+	tables->events_owner = rel->rd_rel->relowner;
+	id = need_id_column(rel, name, "prompt_id", &tables->event_id_kind);
+	(void) need_id_column(rel, name, "user_id", &tables->user_kind);
+	check_event_type(rel, name);
+	if (OidIsValid(tables->stats) && tables->event_id_kind != tables->id_kind)
+		bad_column_type(id, name, psprintf("%s as in %s", pst_id_name(tables->id_kind),
+										   tables->stats_name),
+						pst_id_name(tables->id_kind));
+
+	created_at = find_column(rel, "created_at");
+	tables->fills_created_at = created_at != NULL && !created_at->atthasdef;
+	tables->event_prompts = referenced_table(rel, id->attnum, true, &key);
+	relation_close(rel, AccessShareLock);
+}
+
+/* ---- the cache ---- */
+
+static void
+forget_table(Datum arg, Oid relid)
+{
+	invalidations++;
+	if (!OidIsValid(relid) || relid == cached.stats || relid == cached.events ||
+		relid == cached.prompts || relid == cached_config)
+		cached_valid = false;
+}
+
+static void
+forget_all(Datum arg, int cacheid, uint32 hashvalue)
+{
+	forget_table(arg, InvalidOid);
+}
+
+void
+PstTablesInit(void)
+{
+	CacheRegisterRelcacheCallback(forget_table, (Datum) 0);
+	CacheRegisterSyscacheCallback(NAMESPACEOID, forget_all, (Datum) 0);
+}
+
+static void
+load_tables(Oid schema)
+{
+	PstTables	fresh;
+	uint64		seen = invalidations;
+
+	memset(&fresh, 0, sizeof(fresh));
+	fresh.schema = schema;
+	cached_config = get_relname_relid("prompt_stats_config", schema);
+	find_tables(cached_config, &fresh);
+	if (OidIsValid(fresh.stats))
+		read_stats(&fresh);
+	if (OidIsValid(fresh.events))
+		read_events(&fresh);
+
+	/* Plans name the tables in their text: a rename makes them useless */
+	if (memcmp(&fresh, &cached, sizeof(fresh)) != 0)
+	{
+		pst_forget_plans();
+		memcpy(&cached, &fresh, sizeof(fresh));
+	}
+	/* The server tells of changes to what exists, not of what is created */
+	cached_valid = seen == invalidations &&
+		OidIsValid(fresh.stats) && OidIsValid(fresh.events);
+}
+
+/*
+ * The tables of the extension that "function" belongs to.  Either may be
+ * missing: stats or events is InvalidOid then.
+ */
+const PstTables *
+pst_get_tables(Oid function)
+{
+	Oid			schema = cached_valid ? cached.schema : get_func_namespace(function);
+
+	if (!cached_valid)
+		load_tables(schema);
+	return &cached;
+}
+
+static void
+missing_table(const char *name, Oid schema)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_UNDEFINED_TABLE),
+			 errmsg("table \"%s\" does not exist", name),
+			 errdetail("It is neither in schema \"%s\" nor was another table set up in its place.",
+					   get_namespace_name(schema)),
+			 errhint("Create it with SELECT %s();",
+					 quote_qualified_identifier(get_namespace_name(schema), "prompt_stats_setup"))));
+}
+
+/*
+ * As pst_get_tables(), with one table, which must be there, locked as for an
+ * UPDATE.  Taking the lock reads what other sessions changed meanwhile, hence
+ * the loop: the owner that we act as is the owner of now.
+ */
+static const PstTables *
+lock_table(Oid function, const Oid *table, const char *name)
+{
+	uint64		seen;
+
+	do
+	{
+		(void) pst_get_tables(function);
+		seen = invalidations;
+		if (!OidIsValid(*table))
+			missing_table(name, cached.schema);
+		LockRelationOid(*table, RowExclusiveLock);
+	} while (seen != invalidations && !cached_valid);
+	return &cached;
+}
+
+const PstTables *
+pst_lock_stats(Oid function)
+{
+	return lock_table(function, &cached.stats, "prompt_stats");
+}
+
+const PstTables *
+pst_lock_events(Oid function)
+{
+	return lock_table(function, &cached.events, "prompt_events");
+}
+
+/*
+ * prompt_stats_tables(OUT events regclass, OUT stats regclass, OUT prompts regclass)
+ */
+Datum
+prompt_stats_tables(PG_FUNCTION_ARGS)
+{
+	const PstTables *tables = pst_get_tables(fcinfo->flinfo->fn_oid);
+	TupleDesc	desc;
+	Datum		values[3];
+	bool		nulls[3];
+
+	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "return type must be a row type");
+
+	values[0] = ObjectIdGetDatum(tables->events);
+	values[1] = ObjectIdGetDatum(tables->stats);
+	values[2] = ObjectIdGetDatum(tables->prompts);
+	for (int i = 0; i < 3; i++)
+		nulls[i] = !OidIsValid(DatumGetObjectId(values[i]));
+	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls)));
+}
+
+/*
+ * prompt_stats_remember(events regclass, stats regclass): from now on count in
+ * these; NULLs forget it, and the usual names hold again.
+ */
+Datum
+prompt_stats_remember(PG_FUNCTION_ARGS)
+{
+	PstTables	tables = {.schema = get_func_namespace(fcinfo->flinfo->fn_oid)};
+	Oid			config = pst_own_table(&tables, "prompt_stats_config");
+	const char *name = pst_qualified_name(config);
+	Oid			types[] = {REGCLASSOID, REGCLASSOID};
+	Datum		values[2];
+
+	pst_check_owner(pst_get_tables(fcinfo->flinfo->fn_oid));
+	SPI_connect();
+	(void) pst_run_on_own(config, psprintf("DELETE FROM %s", name), 0, NULL, NULL);
+	if (!PG_ARGISNULL(0) && !PG_ARGISNULL(1))
+	{
+		values[0] = ObjectIdGetDatum(tables.events = PG_GETARG_OID(0));
+		values[1] = ObjectIdGetDatum(tables.stats = PG_GETARG_OID(1));
+		tables.events_owner = pst_owner_of(tables.events);
+		tables.stats_owner = pst_owner_of(tables.stats);
+		pst_check_owner(&tables);
+		(void) pst_run_on_own(config, psprintf("INSERT INTO %s (events, stats) VALUES ($1, $2)", name),
+							  2, types, values);
+	}
+	SPI_finish();
+	CacheInvalidateRelcacheByRelid(config);
+	PG_RETURN_VOID();
+}
