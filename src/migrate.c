@@ -99,7 +99,7 @@ enter_events(PstOwnerScope *scope, const PstTables *tables)
 	};
 
 	pst_enter_owner(scope, tables->events_owner, tables->events_path);
-	for (int i = 0; i < lengthof(off); i++)
+	for (size_t i = 0; i < lengthof(off); i++)
 		(void) set_config_option(off[i], "off", PGC_USERSET, PGC_S_SESSION,
 								 GUC_ACTION_SAVE, true, 0, false);
 	(void) set_config_option("max_parallel_workers_per_gather", "0", PGC_USERSET,
