@@ -435,7 +435,8 @@ fold_as_owner(const PstTables *tables, PstDeltas *deltas)
 	PstOwnerScope scope;
 	ErrorContextCallback context = {error_context_stack, add_context, (void *) tables};
 
-	pst_enter_owner(&scope, tables->stats_owner, tables->stats_path);
+	pst_enter_owner(&scope, tables->stats_owner,
+					tables->runs_code ? tables->stats_path : NULL);
 	error_context_stack = &context;
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");

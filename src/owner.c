@@ -9,6 +9,9 @@
  * (variable.c: check_role, guc.c), and a GUC level of its own undoes every SET
  * that a trigger leaves behind.  An error leaves the scope by itself: the abort
  * of the (sub)transaction restores user and settings (xact.c).
+ *
+ * Without a search_path there is no such level: for statements that name
+ * everything in full and can't run functions that users wrote.
  */
 #include "prompt_stats.h"
 
@@ -27,6 +30,9 @@ pst_enter_owner(PstOwnerScope *scope, Oid owner, const char *search_path)
 	GetUserIdAndSecContext(&scope->userid, &scope->sec_context);
 	SetUserIdAndSecContext(owner,
 						   scope->sec_context | SECURITY_LOCAL_USERID_CHANGE);
+	scope->guc_level = 0;
+	if (search_path == NULL)
+		return;
 	scope->guc_level = NewGUCNestLevel();
 	(void) set_config_option("search_path", search_path,
 							 PGC_USERSET, PGC_S_SESSION,
@@ -37,7 +43,8 @@ void
 pst_leave_owner(const PstOwnerScope *scope)
 {
 	/* false: also a plain SET made inside ends here */
-	AtEOXact_GUC(false, scope->guc_level);
+	if (scope->guc_level > 0)
+		AtEOXact_GUC(false, scope->guc_level);
 	SetUserIdAndSecContext(scope->userid, scope->sec_context);
 }
 

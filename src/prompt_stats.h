@@ -67,6 +67,7 @@ typedef struct PstTables
 	Oid			id_collation;
 	int64		counter_max[PST_NCOUNTERS];
 	bool		sets_updated_at;	/* we created the table */
+	bool		runs_code;		/* writing a row can run functions of users */
 	bool		has_deferrable; /* user-written deferrable triggers */
 	Oid			prompts;		/* what prompt_stats.prompt_id references */
 	AttrNumber	prompts_key;

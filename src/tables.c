@@ -14,6 +14,7 @@
 #include "access/htup_details.h"
 #include "access/relation.h"
 #include "access/table.h"
+#include "access/transam.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_attribute.h"
 #include "catalog/pg_class.h"
@@ -22,6 +23,8 @@
 #include "commands/comment.h"
 #include "commands/trigger.h"
 #include "funcapi.h"
+#include "nodes/nodeFuncs.h"
+#include "nodes/readfuncs.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
@@ -266,6 +269,87 @@ has_user_deferrable_trigger(Relation rel)
 }
 
 static bool
+has_user_trigger(Relation rel)
+{
+	TriggerDesc *triggers = rel->trigdesc;
+
+	for (int i = 0; triggers != NULL && i < triggers->numtriggers; i++)
+		if (!triggers->triggers[i].tgisinternal)
+			return true;
+	return false;
+}
+
+static bool
+is_user_function(Oid function, void *context)
+{
+	return function >= FirstNormalObjectId;
+}
+
+static bool
+calls_user_function(Node *node, void *context)
+{
+	if (node == NULL)
+		return false;
+	return check_functions_in_node(node, is_user_function, context) ||
+		expression_tree_walker(node, calls_user_function, context);
+}
+
+static bool
+has_user_default(Relation rel)
+{
+	TupleConstr *constr = RelationGetDescr(rel)->constr;
+
+	for (int i = 0; constr != NULL && i < constr->num_defval; i++)
+		if (calls_user_function(stringToNode(constr->defval[i].adbin), NULL))
+			return true;
+	return false;
+}
+
+static bool
+has_user_type(Relation rel)
+{
+	TupleDesc	desc = RelationGetDescr(rel);
+
+	for (int i = 0; i < desc->natts; i++)
+		if (TupleDescAttr(desc, i)->atttypid >= FirstNormalObjectId)
+			return true;
+	return false;
+}
+
+static bool
+has_computed_index(Relation rel)
+{
+	ListCell   *lc;
+	bool		result = false;
+
+	foreach(lc, RelationGetIndexList(rel))
+	{
+		Relation	index = index_open(lfirst_oid(lc), AccessShareLock);
+
+		result |= !heap_attisnull(index->rd_indextuple, Anum_pg_index_indexprs, NULL) ||
+			!heap_attisnull(index->rd_indextuple, Anum_pg_index_indpred, NULL);
+		index_close(index, AccessShareLock);
+	}
+	return result;
+}
+
+/*
+ * Can writing a row run a function that somebody wrote?  Where it can't, we spare
+ * ourselves the settings that such a function must find (owner.c), a tenth of a
+ * call.  When in doubt it can.
+ */
+static bool
+runs_user_code(Relation rel)
+{
+	TupleConstr *constr = RelationGetDescr(rel)->constr;
+
+	return has_user_trigger(rel) || has_user_default(rel) ||
+		has_user_type(rel) || has_computed_index(rel) ||
+		rel->rd_rel->relforcerowsecurity || rel->rd_rel->relhasrules ||
+		(constr != NULL && (constr->num_check > 0 || constr->has_generated_stored));
+}
+
+static bool
 is_ours(Relation rel, Form_pg_attribute updated_at)
 {
 	char	   *comment;
@@ -293,6 +377,7 @@ read_stats(PstTables *tables)
 	check_unique(rel, name, id->attnum);
 
 	tables->sets_updated_at = is_ours(rel, find_column(rel, "updated_at"));
+	tables->runs_code = runs_user_code(rel);
 	tables->has_deferrable = has_user_deferrable_trigger(rel);
 	tables->prompts = referenced_table(rel, id->attnum, false, &tables->prompts_key);
 	relation_close(rel, AccessShareLock);
