@@ -4,8 +4,8 @@
 \echo Use "CREATE EXTENSION prompt_stats" to load this file. \quit
 
 /*
- * Functions of our names that are not ours: the application's own, most likely,
- * which these replace.
+ * Functions of the names that applications call, and not ours: the application's
+ * own, most likely, which these replace.
  */
 DO $$
 DECLARE
@@ -21,10 +21,9 @@ BEGIN
 	FROM pg_catalog.pg_proc p
 	JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace
 	WHERE n.nspname OPERATOR(pg_catalog.=) pg_catalog.current_schema()
-	AND (p.proname OPERATOR(pg_catalog.=) ANY (ARRAY[
+	AND p.proname OPERATOR(pg_catalog.=) ANY (ARRAY[
 			'increment_prompt_views', 'increment_prompt_copies', 'increment_fork_count',
-			'track_prompt_fork', 'track_compare_add', 'get_prompt_stats']::pg_catalog.name[])
-		 OR p.proname OPERATOR(pg_catalog.~) '^prompt_stats_');
+			'track_prompt_fork', 'track_compare_add', 'get_prompt_stats']::pg_catalog.name[]);
 
 	IF drops IS NOT NULL THEN
 		RAISE EXCEPTION USING
@@ -716,6 +715,7 @@ CREATE FUNCTION @extschema@.prompt_stats_setup(events regclass DEFAULT NULL, sta
 RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
+SET lock_timeout = '3s'
 AS $$
 DECLARE
 	tabs record;
