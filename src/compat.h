@@ -27,6 +27,9 @@ pst_owns_table(Oid table, Oid role)
 #endif
 }
 
+/* Since 18 a deferred trigger runs as the role that queued it (trigger.c) */
+#define PST_COMMITTER_RUNS_DEFERRED (PG_VERSION_NUM < 180000)
+
 #if PG_VERSION_NUM >= 180000
 #define PST_MODULE_MAGIC \
 	PG_MODULE_MAGIC_EXT(.name = "prompt_stats", .version = PROMPT_STATS_VERSION)

@@ -19,12 +19,8 @@
 #include "prompt_stats.h"
 
 #include "access/htup_details.h"
-#include "access/relation.h"
 #include "catalog/pg_type.h"
-#include "commands/trigger.h"
-#include "utils/builtins.h"
 #include "utils/lsyscache.h"
-#include "utils/rel.h"
 
 /* A set of counters, a bit each */
 typedef uint32 CounterMask;
@@ -302,24 +298,30 @@ check_counters_fit(const PstTables *tables, const PstDeltas *deltas)
 	}
 }
 
-/* Runs a statement over all deltas, and sees to those that it left out */
-static void
+/*
+ * Runs a statement over all deltas, and sees to those that it left out.  Returns
+ * the number of rows that it wrote, as the next ones do.
+ */
+static uint64
 run_over_deltas(PstPlan *plans, const PstTables *tables, const PstDeltas *deltas,
 				void (*build) (StringInfo, const PstTables *, CounterMask))
 {
 	Datum		arrays[1 + PST_NCOUNTERS];
 	CounterMask mask = touched_counters(deltas);
 	PstPlan    *plan;
+	uint64		written;
 
 	if (deltas->len == 0)
-		return;
+		return 0;
 	plan = get_many_plan(&plans[mask], tables, mask, build);
 	make_delta_arrays(deltas, arrays);
-	if (pst_run_plan(plan, arrays, NULL, false) < (uint64) deltas->len)
+	written = pst_run_plan(plan, arrays, NULL, false);
+	if (written < (uint64) deltas->len)
 		check_counters_fit(tables, deltas);
+	return written;
 }
 
-static void
+static uint64
 fold_one(const PstTables *tables, const PstDeltas *deltas)
 {
 	const PstDelta *delta = deltas->items;
@@ -328,8 +330,9 @@ fold_one(const PstTables *tables, const PstDeltas *deltas)
 
 	for (int c = 0; c < PST_NCOUNTERS; c++)
 		values[1 + c] = Int64GetDatum(delta->n[c]);
-	if (pst_run_plan(plan, values, NULL, false) == 0)
-		run_over_deltas(upsert_plans, tables, deltas, build_upsert);
+	if (pst_run_plan(plan, values, NULL, false) > 0)
+		return 1;
+	return run_over_deltas(upsert_plans, tables, deltas, build_upsert);
 }
 
 /* Locks the rows that exist; sets their deltas apart from those without a row */
@@ -363,105 +366,49 @@ lock_rows(const PstTables *tables, const PstDeltas *deltas,
 	}
 }
 
-static void
+static uint64
 fold_many(const PstTables *tables, const PstDeltas *deltas)
 {
 	PstDeltas	existing;
 	PstDeltas	missing;
 
 	lock_rows(tables, deltas, &existing, &missing);
-	run_over_deltas(update_many_plans, tables, &existing, build_update_many);
-	run_over_deltas(upsert_plans, tables, &missing, build_upsert);
-}
-
-/* ---- deferred triggers ---- */
-
-/* SET CONSTRAINTS, for the deferrable triggers that users wrote */
-static void
-set_constraints(const PstTables *tables, bool deferred)
-{
-	Relation	rel = relation_open(tables->stats, NoLock);
-	TriggerDesc *triggers = rel->trigdesc;
-	const char *schema = get_namespace_name(RelationGetNamespace(rel));
-	StringInfoData sql;
-	const char *separator = "";
-
-	initStringInfo(&sql);
-	appendStringInfoString(&sql, "SET CONSTRAINTS ");
-	for (int i = 0; triggers != NULL && i < triggers->numtriggers; i++)
-	{
-		Trigger    *trigger = &triggers->triggers[i];
-
-		if (trigger->tgisinternal || !trigger->tgdeferrable ||
-			(deferred && !trigger->tginitdeferred))
-			continue;
-		appendStringInfo(&sql, "%s%s", separator,
-						 quote_qualified_identifier(schema, get_constraint_name(trigger->tgconstraint)));
-		separator = ", ";
-	}
-	relation_close(rel, NoLock);
-
-	appendStringInfoString(&sql, deferred ? " DEFERRED" : " IMMEDIATE");
-	if (*separator != '\0' && SPI_execute(sql.data, false, 0) < 0)
-		elog(ERROR, "could not run \"%s\"", sql.data);
-}
-
-/*
- * A deferred trigger would run at COMMIT as whoever commits, who may be a
- * superuser (before 18, trigger.c).  Run it now, as the owner.
- */
-static void
-fire_deferred_triggers(const PstTables *tables)
-{
-	set_constraints(tables, false);
-	set_constraints(tables, true);
+	return run_over_deltas(update_many_plans, tables, &existing, build_update_many) +
+		run_over_deltas(upsert_plans, tables, &missing, build_upsert);
 }
 
 /* ---- the fold ---- */
 
-static void
-add_context(void *arg)
-{
-	const PstTables *tables = arg;
-
-	if (geterrcode() == ERRCODE_FOREIGN_KEY_VIOLATION)
-		errhint("Count prompts that exist; insert the prompt first.");
-	errcontext("counting into table %s", tables->stats_name);
-}
-
-static void
+static uint64
 fold_as_owner(const PstTables *tables, PstDeltas *deltas)
 {
 	PstOwnerScope scope;
-	ErrorContextCallback context = {error_context_stack, add_context, (void *) tables};
+	uint64		written;
+	ErrorContextCallback context = {error_context_stack, pst_write_context,
+	unconstify(PstTables *, tables)->stats_name};
 
 	pst_enter_owner(&scope, tables->stats_owner,
-					tables->runs_code ? tables->stats_path : NULL);
+					tables->runs_code ? tables->stats_path : NULL, tables->stats);
 	error_context_stack = &context;
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
 
 	check_deltas_fit(tables, deltas);
-	if (deltas->len == 1)
-		fold_one(tables, deltas);
-	else
-		fold_many(tables, deltas);
-	if (tables->has_deferrable)
-		fire_deferred_triggers(tables);
-
+	written = deltas->len == 1 ? fold_one(tables, deltas) : fold_many(tables, deltas);
 	SPI_finish();
 	error_context_stack = context.previous;
 	pst_leave_owner(&scope);
+	return written;
 }
 
 /*
  * Adds the deltas to the counters; merges them in place first.  The caller has
- * locked the table with pst_lock_stats() and has an active snapshot.
+ * locked the table with pst_lock_stats() and has an active snapshot.  Returns the
+ * number of rows written: fewer than deltas where a trigger suppressed some.
  */
-void
+uint64
 pst_fold(const PstTables *tables, PstDeltas *deltas)
 {
 	pst_merge_deltas(deltas);
-	if (deltas->len > 0)
-		fold_as_owner(tables, deltas);
+	return deltas->len > 0 ? fold_as_owner(tables, deltas) : 0;
 }

@@ -68,7 +68,6 @@ typedef struct PstTables
 	int64		counter_max[PST_NCOUNTERS];
 	bool		sets_updated_at;	/* we created the table */
 	bool		runs_code;		/* writing a row can run functions of users */
-	bool		has_deferrable; /* user-written deferrable triggers */
 	Oid			prompts;		/* what prompt_stats.prompt_id references */
 	AttrNumber	prompts_key;
 
@@ -98,6 +97,7 @@ typedef struct PstOwnerScope
 	Oid			userid;
 	int			sec_context;
 	int			guc_level;
+	Oid			table;
 } PstOwnerScope;
 
 /* guc.c */
@@ -106,6 +106,7 @@ extern void PstGucInit(void);
 /* tables.c */
 extern void PstTablesInit(void);
 extern const PstTables *pst_get_tables(Oid function);
+extern const PstTables *pst_need_tables(Oid function);
 extern const PstTables *pst_lock_stats(Oid function);
 extern const PstTables *pst_lock_events(Oid function);
 
@@ -129,7 +130,7 @@ extern PstDelta *pst_find_delta(const PstDeltas *deltas, Datum id);
 extern void pst_remove_deltas(PstDeltas *deltas, ArrayType *ids);
 
 /* owner.c */
-extern void pst_enter_owner(PstOwnerScope *scope, Oid owner, const char *search_path);
+extern void pst_enter_owner(PstOwnerScope *scope, Oid owner, const char *search_path, Oid table);
 extern void pst_leave_owner(const PstOwnerScope *scope);
 extern void pst_check_owner(const PstTables *tables);
 extern Oid	pst_owner_of(Oid table);
@@ -140,13 +141,14 @@ extern uint64 pst_run_on_own(Oid table, const char *sql, int nargs, Oid *types, 
 extern const char *pst_qualified_name(Oid table);
 
 /* fold.c */
-extern void pst_fold(const PstTables *tables, PstDeltas *deltas);
+extern uint64 pst_fold(const PstTables *tables, PstDeltas *deltas);
 
 /* functions.c */
 extern void pst_count_one(Oid function, Datum id, PstIdKind kind, PstCounter counter, int64 n);
 extern void pst_check_may_write(Oid function);
 
 /* plans.c */
+extern void pst_write_context(void *table_name);
 extern void pst_save_plan(PstPlan *plan, const char *sql, int nargs, Oid *argtypes);
 extern uint64 pst_run_plan(PstPlan *plan, Datum *values, const char *nulls, bool read_only);
 extern void pst_forget_plans(void);
