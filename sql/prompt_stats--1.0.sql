@@ -71,25 +71,6 @@ CREATE TABLE @extschema@.prompt_stats_baseline (
 	copies bigint NOT NULL
 );
 
-/* Default privileges may have given rights on them to anybody */
-DO $$
-DECLARE
-	grantee text;
-BEGIN
-	FOR grantee IN
-		SELECT DISTINCT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::pg_catalog.regrole::text END
-		FROM pg_catalog.pg_class c, LATERAL pg_catalog.aclexplode(c.relacl) a
-		WHERE c.oid OPERATOR(pg_catalog.=) ANY (ARRAY[
-				'@extschema@.prompt_stats_config'::pg_catalog.regclass,
-				'@extschema@.prompt_stats_migration'::pg_catalog.regclass,
-				'@extschema@.prompt_stats_baseline'::pg_catalog.regclass])
-		AND a.grantee OPERATOR(pg_catalog.<>) c.relowner
-	LOOP
-		EXECUTE pg_catalog.format('REVOKE ALL ON @extschema@.prompt_stats_config,'
-			' @extschema@.prompt_stats_migration, @extschema@.prompt_stats_baseline FROM %s', grantee);
-	END LOOP;
-END $$;
-
 /* A dump of a half-done migration goes on from there; a new database starts clean */
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.prompt_stats_config', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.prompt_stats_migration', 'WHERE finished_at IS NULL');
@@ -103,10 +84,10 @@ CREATE VIEW @extschema@.prompt_stats_migration_progress AS
 				ELSE pg_catalog.round(100.0 * LEAST(m.blocks_done, m.blocks_total) / m.blocks_total, 1)
 		   END AS percent,
 		   m.started_at, m.updated_at, m.finished_at
-	FROM @extschema@.prompt_stats_migration m;
+	FROM @extschema@.prompt_stats_migration m
+	LIMIT 1;
 COMMENT ON VIEW @extschema@.prompt_stats_migration_progress IS
 	'the last run of prompt_stats_migrate(): rows moved so far; percent is of the pages of prompt_events';
-GRANT SELECT ON @extschema@.prompt_stats_migration_progress TO PUBLIC;
 
 -- ---------------------------------------------------------------------------
 -- Counting
@@ -375,8 +356,30 @@ CREATE VIEW @extschema@.prompt_stats_live AS
 COMMENT ON VIEW @extschema@.prompt_stats_live IS
 	'counts of all prompts that the reader may see; pending is how much of them is not in prompt_stats yet';
 
-/* The rights on prompt_stats are what counts: its rows are read as the reader */
-GRANT SELECT ON @extschema@.prompt_stats_live TO PUBLIC;
+/* Default privileges may have given rights to anybody */
+DO $$
+DECLARE
+	rel regclass;
+	grantee text;
+BEGIN
+	FOR rel, grantee IN
+		SELECT DISTINCT c.oid,
+			CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::pg_catalog.regrole::text END
+		FROM pg_catalog.pg_class c, LATERAL pg_catalog.aclexplode(c.relacl) a
+		WHERE c.oid OPERATOR(pg_catalog.=) ANY (ARRAY[
+				'@extschema@.prompt_stats_config',
+				'@extschema@.prompt_stats_migration',
+				'@extschema@.prompt_stats_baseline',
+				'@extschema@.prompt_stats_migration_progress',
+				'@extschema@.prompt_stats_live']::pg_catalog.regclass[])
+		AND a.grantee OPERATOR(pg_catalog.<>) c.relowner
+	LOOP
+		EXECUTE pg_catalog.format('REVOKE ALL ON %s FROM %s', rel, grantee);
+	END LOOP;
+END $$;
+
+/* Of counters, the rights on prompt_stats are what matters: its rows are read as the reader */
+GRANT SELECT ON @extschema@.prompt_stats_live, @extschema@.prompt_stats_migration_progress TO PUBLIC;
 
 -- ---------------------------------------------------------------------------
 -- Administration, by the owner of the tables.  Nothing here is SECURITY DEFINER:
@@ -403,7 +406,7 @@ CREATE FUNCTION @extschema@.prompt_stats_check_owner() RETURNS void
 COMMENT ON FUNCTION @extschema@.prompt_stats_check_owner() IS
 	'internal: an error unless the caller owns the tables';
 
-CREATE FUNCTION @extschema@.prompt_stats_check_adoptable(tab regclass) RETURNS void
+CREATE FUNCTION @extschema@.prompt_stats_check_adoptable(tab regclass, ours name[]) RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -411,13 +414,12 @@ DECLARE
 	col record;
 	rel record;
 BEGIN
-	/* We insert ids and counters only: other columns need a default */
+	/* Columns that we don't write need a default */
 	SELECT a.attname, a.atttypid::regtype AS type INTO col
 	FROM pg_attribute a
 	WHERE a.attrelid = tab AND a.attnum > 0 AND NOT a.attisdropped
 	AND a.attnotnull AND NOT a.atthasdef AND a.attidentity = ''
-	AND a.attname NOT IN ('prompt_id', 'user_id', 'event_type', 'created_at',
-						  'view_count', 'copy_count', 'fork_count')
+	AND a.attname <> ALL (ours)
 	ORDER BY a.attnum LIMIT 1;
 	IF FOUND THEN
 		RAISE EXCEPTION USING
@@ -441,7 +443,7 @@ BEGIN
 			HINT = format('Exempt the owner, with ALTER TABLE %s NO FORCE ROW LEVEL SECURITY;', tab);
 	END IF;
 END $$;
-COMMENT ON FUNCTION @extschema@.prompt_stats_check_adoptable(regclass) IS
+COMMENT ON FUNCTION @extschema@.prompt_stats_check_adoptable(regclass, name[]) IS
 	'internal: an error where rows of the table can''t be written';
 
 CREATE FUNCTION @extschema@.prompt_stats_policies_admit(tab regclass, role oid) RETURNS boolean
@@ -641,63 +643,45 @@ COMMENT ON FUNCTION @extschema@.prompt_stats_is_clean(regclass) IS
 	'internal: are there none but the two kinds of event?';
 
 /*
- * The checks on event_type alone.  is_ours: admits fork and compare_add, and
- * neither another kind nor null.  Null where the check calls functions that users
- * wrote, which we don't.
+ * The checks on event_type alone.  Ours is known by its text, casts aside: nothing
+ * that users wrote is evaluated.  Every other one is superfluous beside ours, or
+ * forbids what ours admits.
  */
 CREATE FUNCTION @extschema@.prompt_stats_checks(events regclass)
 RETURNS TABLE (name name, valid boolean, is_ours boolean)
-LANGUAGE plpgsql STABLE
+LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-DECLARE
-	con record;
-BEGIN
-	FOR con IN
-		SELECT c.oid, c.conname, c.convalidated, pg_get_expr(c.conbin, c.conrelid) AS expr
-		FROM pg_constraint c
-		JOIN pg_attribute a ON a.attrelid = c.conrelid AND c.conkey = ARRAY[a.attnum]
-		WHERE c.conrelid = events AND c.contype = 'c' AND a.attname = 'event_type'
-		ORDER BY c.oid
-	LOOP
-		name := con.conname;
-		valid := con.convalidated;
-		is_ours := NULL;
-		IF NOT EXISTS (SELECT FROM pg_depend d
-					   WHERE d.classid = 'pg_constraint'::regclass AND d.objid = con.oid
-					   AND d.refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass, 'pg_type'::regclass)) THEN
-			EXECUTE format('SELECT bool_and(((%s) IS NOT FALSE) = admitted) FROM (VALUES'
-				' (''fork''::text, true), (''compare_add'', true), (''view'', false), (''copy'', false),'
-				' ('''', false), (NULL, false)) v(event_type, admitted)', con.expr) INTO is_ours;
-		END IF;
-		RETURN NEXT;
-	END LOOP;
-END $$;
+	SELECT c.conname, c.convalidated,
+		regexp_replace(pg_get_expr(c.conbin, c.conrelid),
+					   '::(text|character varying(\(\d+\))?)(\[\])?|[() ]', '', 'g')
+		= 'event_typeISNOTNULLANDevent_type=ANYARRAY[''fork'',''compare_add'']'
+	FROM pg_constraint c
+	JOIN pg_attribute a ON a.attrelid = c.conrelid AND c.conkey = ARRAY[a.attnum]
+	WHERE c.conrelid = events AND c.contype = 'c' AND a.attname = 'event_type'
+	ORDER BY c.oid
+$$;
 COMMENT ON FUNCTION @extschema@.prompt_stats_checks(regclass) IS
 	'internal: the checks on event_type';
 
-CREATE FUNCTION @extschema@.prompt_stats_guard_events(events regclass) RETURNS void
+/* Returns whether there are none but the two kinds, looked at before any lock is taken */
+CREATE FUNCTION @extschema@.prompt_stats_guard_events(events regclass) RETURNS boolean
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 SET lock_timeout = '3s'
 AS $$
 DECLARE
+	clean boolean := @extschema@.prompt_stats_is_clean(events);
 	old name[];
 	new_name name;
-	clean boolean;
 BEGIN
-	IF EXISTS (SELECT FROM @extschema@.prompt_stats_checks(events) c WHERE c.is_ours IS NULL) THEN
-		RAISE WARNING 'a check on event_type of table % calls functions of users and was left as it is', events
-			USING HINT = 'See that it admits fork and compare_add.';
-	END IF;
 	SELECT array_agg(c.name) INTO old
 	FROM @extschema@.prompt_stats_checks(events) c WHERE NOT c.is_ours;
 	IF old IS NULL AND EXISTS (SELECT FROM @extschema@.prompt_stats_checks(events) c WHERE c.is_ours) THEN
-		RETURN;
+		RETURN clean;
 	END IF;
 
 	/* Validating scans the table under an exclusive lock: only where that is quick */
-	clean := @extschema@.prompt_stats_is_clean(events);
 	new_name := COALESCE(old[1], (
 		SELECT n::name
 		FROM unnest(ARRAY['prompt_events_event_type_check', 'prompt_stats_event_type_check']) WITH ORDINALITY u(n, o)
@@ -709,6 +693,7 @@ BEGIN
 		new_name,
 		CASE WHEN NOT clean OR pg_relation_size(events) > 64 * 1024 * 1024 THEN 'NOT VALID' END);
 	RAISE NOTICE 'check % of table % now admits only fork and compare_add', quote_ident(new_name), events;
+	RETURN clean;
 EXCEPTION
 	WHEN lock_not_available THEN
 		RAISE EXCEPTION USING
@@ -731,6 +716,7 @@ AS $$
 DECLARE
 	tabs record;
 	usual boolean;
+	clean boolean;
 BEGIN
 	SELECT * INTO tabs FROM @extschema@.prompt_stats_find_or_create(events, stats);
 	usual := tabs.events IS NOT DISTINCT FROM to_regclass('@extschema@.prompt_events')
@@ -740,12 +726,14 @@ BEGIN
 
 	/* Reads the shape of both: an error where they can't be used */
 	PERFORM @extschema@.prompt_stats_check_owner();
-	PERFORM @extschema@.prompt_stats_check_adoptable(tabs.stats);
-	PERFORM @extschema@.prompt_stats_check_adoptable(tabs.events);
-	PERFORM @extschema@.prompt_stats_guard_events(tabs.events);
+	PERFORM @extschema@.prompt_stats_check_adoptable(tabs.stats,
+		'{prompt_id, view_count, copy_count, fork_count}');
+	PERFORM @extschema@.prompt_stats_check_adoptable(tabs.events,
+		'{prompt_id, user_id, event_type, created_at}');
+	clean := @extschema@.prompt_stats_guard_events(tabs.events);
 
 	RAISE NOTICE 'counting into table %, events in table %', tabs.stats, tabs.events;
-	IF NOT @extschema@.prompt_stats_is_clean(tabs.events) THEN
+	IF NOT clean THEN
 		RAISE NOTICE 'table % holds rows of other kinds than fork and compare_add', tabs.events
 			USING HINT = 'Move views and copies into the counters with CALL @extschema@.prompt_stats_migrate();';
 	END IF;
@@ -808,6 +796,12 @@ CREATE FUNCTION @extschema@.prompt_stats_migrate_batch(n integer DEFAULT 50000,
 	LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION @extschema@.prompt_stats_migrate_batch(integer, text, text) IS
 	'move at most n view and copy rows into the counters, in this transaction; returns how many rows left: 0 at the end';
+
+CREATE FUNCTION @extschema@.prompt_stats_check_arguments(n integer, mode text, unmovable text) RETURNS void
+	AS 'MODULE_PATHNAME', 'prompt_stats_check_arguments'
+	LANGUAGE C STABLE PARALLEL SAFE;
+COMMENT ON FUNCTION @extschema@.prompt_stats_check_arguments(integer, text, text) IS
+	'internal: an error unless prompt_stats_migrate_batch() takes these arguments';
 
 CREATE FUNCTION @extschema@.prompt_stats_end_run() RETURNS void
 	AS 'MODULE_PATHNAME', 'prompt_stats_end_run'
@@ -881,7 +875,7 @@ END $$;
 COMMENT ON FUNCTION @extschema@.prompt_stats_migrate_report() IS
 	'what prompt_stats_migrate() would do now, and what it could not do';
 
-CREATE FUNCTION @extschema@.prompt_stats_migrate_begin(mode text) RETURNS void
+CREATE FUNCTION @extschema@.prompt_stats_migrate_begin(batch_size integer, mode text, unmovable text) RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -890,21 +884,20 @@ DECLARE
 	views bigint;
 	copies bigint;
 BEGIN
+	PERFORM @extschema@.prompt_stats_check_arguments(batch_size, mode, unmovable);
 	PERFORM @extschema@.prompt_stats_check_owner();
 	SELECT * INTO t FROM @extschema@.prompt_stats_tables();
-	PERFORM @extschema@.prompt_stats_guard_events(t.events);
-	IF mode <> 'add' OR @extschema@.prompt_stats_is_clean(t.events)
-	OR EXISTS (SELECT FROM @extschema@.prompt_stats_migration_progress p WHERE p.phase = 'moving') THEN
-		RETURN;
+	IF mode = 'add'
+	AND NOT EXISTS (SELECT FROM @extschema@.prompt_stats_migration_progress p WHERE p.phase = 'moving') THEN
+		EXECUTE format('SELECT COALESCE(sum(view_count), 0), COALESCE(sum(copy_count), 0) FROM ONLY %s', t.stats)
+		INTO views, copies;
 	END IF;
-	EXECUTE format('SELECT COALESCE(sum(view_count), 0), COALESCE(sum(copy_count), 0) FROM ONLY %s', t.stats)
-	INTO views, copies;
-	IF views <> 0 OR copies <> 0 THEN
+	IF NOT @extschema@.prompt_stats_guard_events(t.events) AND (views <> 0 OR copies <> 0) THEN
 		RAISE NOTICE 'the counters hold % views and % copies already; what is moved is added to them', views, copies
 			USING HINT = 'If they count the same rows, use mode => ''discard'' instead.';
 	END IF;
 END $$;
-COMMENT ON FUNCTION @extschema@.prompt_stats_migrate_begin(text) IS
+COMMENT ON FUNCTION @extschema@.prompt_stats_migrate_begin(integer, text, text) IS
 	'internal: the first step of prompt_stats_migrate()';
 
 /*
@@ -933,11 +926,11 @@ COMMENT ON FUNCTION @extschema@.prompt_stats_migrate_step(integer, text, text) I
 CREATE FUNCTION @extschema@.prompt_stats_recount_step(n integer) RETURNS boolean
 LANGUAGE sql
 SET search_path = pg_catalog, pg_temp
-AS $$ SELECT @extschema@.prompt_stats_recount_forks(false, n) > 0 $$;
+AS $$ SELECT @extschema@.prompt_stats_recount_forks(false, n) >= n $$;
 COMMENT ON FUNCTION @extschema@.prompt_stats_recount_step(integer) IS
 	'internal: raise some fork counts; false at the end';
 
-CREATE FUNCTION @extschema@.prompt_stats_validate(events regclass) RETURNS void
+CREATE FUNCTION @extschema@.prompt_stats_validate(events regclass) RETURNS boolean
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 SET lock_timeout = '3s'
@@ -949,7 +942,10 @@ BEGIN
 		EXECUTE format('ALTER TABLE %s VALIDATE CONSTRAINT %I', events, con);
 		RAISE NOTICE 'check % of table % is valid', quote_ident(con), events;
 	END LOOP;
+	RETURN EXISTS (SELECT FROM @extschema@.prompt_stats_checks(events) c WHERE c.is_ours AND c.valid);
 EXCEPTION
+	WHEN check_violation THEN
+		RETURN false;
 	WHEN lock_not_available THEN
 		RAISE EXCEPTION USING
 			ERRCODE = 'lock_not_available',
@@ -958,7 +954,7 @@ EXCEPTION
 			HINT = 'CALL @extschema@.prompt_stats_migrate(); again when the table is not being altered or vacuumed.';
 END $$;
 COMMENT ON FUNCTION @extschema@.prompt_stats_validate(regclass) IS
-	'internal: validate the check on event_type';
+	'internal: validate the check on event_type; false where rows violate it';
 
 CREATE FUNCTION @extschema@.prompt_stats_migrate_finish() RETURNS boolean
 LANGUAGE plpgsql
@@ -970,9 +966,8 @@ DECLARE
 	reasons text;
 BEGIN
 	PERFORM @extschema@.prompt_stats_check_owner();
-	IF @extschema@.prompt_stats_is_clean(tab) THEN
+	IF @extschema@.prompt_stats_validate(tab) THEN
 		PERFORM @extschema@.prompt_stats_end_run();
-		PERFORM @extschema@.prompt_stats_validate(tab);
 		RETURN true;
 	END IF;
 
@@ -1015,13 +1010,14 @@ BEGIN
 	END IF;
 
 	PERFORM @extschema@.prompt_stats_check_top_level();
-	PERFORM @extschema@.prompt_stats_migrate_begin(mode);
+	PERFORM @extschema@.prompt_stats_migrate_begin(batch_size, mode, unmovable);
 	COMMIT;
 	WHILE @extschema@.prompt_stats_migrate_step(batch_size, mode, unmovable) LOOP
 		COMMIT;
 	END LOOP;
 	COMMIT;
-	WHILE @extschema@.prompt_stats_recount_step(batch_size) LOOP
+	/* Each step reads all events again, so few steps */
+	WHILE @extschema@.prompt_stats_recount_step(200000) LOOP
 		COMMIT;
 	END LOOP;
 	COMMIT;

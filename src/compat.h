@@ -10,6 +10,7 @@
 #endif
 
 #include "catalog/pg_class.h"
+#include "catalog/pg_namespace.h"
 #include "utils/acl.h"
 
 #if PG_VERSION_NUM >= 160000
@@ -27,8 +28,15 @@ pst_owns_table(Oid table, Oid role)
 #endif
 }
 
-/* Since 18 a deferred trigger runs as the role that queued it (trigger.c) */
-#define PST_COMMITTER_RUNS_DEFERRED (PG_VERSION_NUM < 180000)
+static inline bool
+pst_may_create_in(Oid schema, Oid role)
+{
+#if PG_VERSION_NUM >= 160000
+	return object_aclcheck(NamespaceRelationId, schema, role, ACL_CREATE) == ACLCHECK_OK;
+#else
+	return pg_namespace_aclcheck(schema, role, ACL_CREATE) == ACLCHECK_OK;
+#endif
+}
 
 #if PG_VERSION_NUM >= 180000
 #define PST_MODULE_MAGIC \

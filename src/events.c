@@ -36,21 +36,25 @@ get_insert_plan(const PstTables *tables)
 	return &insert_plan;
 }
 
-static void
+/* False where a trigger suppressed the row */
+static bool
 insert_event(const PstTables *tables, Datum *values, const char *nulls)
 {
+	bool		inserted;
+
 	ErrorContextCallback context = {error_context_stack, pst_write_context,
 	unconstify(PstTables *, tables)->events_name};
 
 	error_context_stack = &context;
 	SPI_connect();
-	(void) pst_run_plan(get_insert_plan(tables), values, nulls, false);
+	inserted = pst_run_plan(get_insert_plan(tables), values, nulls, false) > 0;
 	SPI_finish();
 	error_context_stack = context.previous;
+	return inserted;
 }
 
 /* A NULL user is for the table to take or refuse; a NULL prompt is an error */
-static void
+static bool
 log_event(FunctionCallInfo fcinfo, const char *event_type)
 {
 	Oid			function = fcinfo->flinfo->fn_oid;
@@ -76,7 +80,7 @@ log_event(FunctionCallInfo fcinfo, const char *event_type)
 								   pst_argument_kind(function, 1, &is_array),
 								   tables->user_kind, tables->events_name);
 	values[2] = CStringGetTextDatum(event_type);
-	insert_event(tables, values, nulls);
+	return insert_event(tables, values, nulls);
 }
 
 /* track_prompt_fork(id, user_id): logs and counts, both or neither */
@@ -86,9 +90,9 @@ track_prompt_fork(PG_FUNCTION_ARGS)
 	Oid			function = fcinfo->flinfo->fn_oid;
 	bool		is_array;
 
-	log_event(fcinfo, "fork");
-	pst_count_one(function, PG_GETARG_DATUM(0),
-				  pst_argument_kind(function, 0, &is_array), PST_FORKS, 1);
+	if (log_event(fcinfo, "fork"))
+		pst_count_one(function, PG_GETARG_DATUM(0),
+					  pst_argument_kind(function, 0, &is_array), PST_FORKS, 1);
 	PG_RETURN_VOID();
 }
 
@@ -96,6 +100,6 @@ track_prompt_fork(PG_FUNCTION_ARGS)
 Datum
 track_compare_add(PG_FUNCTION_ARGS)
 {
-	log_event(fcinfo, "compare_add");
+	(void) log_event(fcinfo, "compare_add");
 	PG_RETURN_VOID();
 }

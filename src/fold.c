@@ -3,15 +3,19 @@
  *		The only way into table prompt_stats.
  *
  * pst_fold() adds a set of deltas to the counters, as the owner of the table,
- * inside the transaction it is called in.  A delta of one prompt is one UPDATE.
- * A larger set first locks its rows in the order of their ids, so that two folds
- * never wait for each other in a circle, and then updates all of them with one
- * statement.  Rows that are missing are inserted last; meeting a row that
- * another transaction has just inserted, the insertion adds to it.
+ * inside the transaction it is called in.
+ *
+ * A delta of one prompt is one UPDATE of its row.  A larger set, or a prompt
+ * without a row, first inserts the rows that are missing, then locks the others,
+ * both in the order of their ids, and then updates them with one statement.  No
+ * row is locked before the last is inserted, and an insertion that meets a row of
+ * somebody else's leaves it alone: so two folds never wait for each other in a
+ * circle.
  *
  * Every statement leaves a row alone whose counter would not fit its column.
- * Whatever a statement left out is looked at again, and is an error then: a
- * delta is added whole, or the transaction fails.
+ * Whatever it left out is looked at again, and is an error then: a set is added
+ * whole, or the transaction fails.  Only a trigger of the table that returns NULL
+ * can have its row left out, as with any UPDATE.
  *
  * An UPDATE sets only the counters that its deltas touch, for the sake of HOT and
  * of UPDATE OF triggers.
@@ -31,21 +35,18 @@ static const char *const column_names[PST_NCOUNTERS] = {
 	"view_count", "copy_count", "fork_count"
 };
 
-/* Where statements find a delta: as parameters, as a row d, as EXCLUDED */
+/* Where statements find a delta: as parameters, or as a row d */
 static const char *const of_params[PST_NCOUNTERS] = {"$2", "$3", "$4"};
 static const char *const of_row[PST_NCOUNTERS] = {"d.views", "d.copies", "d.forks"};
-static const char *const of_excluded[PST_NCOUNTERS] = {
-	"EXCLUDED.view_count", "EXCLUDED.copy_count", "EXCLUDED.fork_count"
-};
-
 #define DELTA_ROWS \
 	"ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), pg_catalog.unnest($3)," \
 	" pg_catalog.unnest($4)) AS d(id, views, copies, forks)"
 
-/* Saved plans; a statement for each set of counters but the lock */
+/* Saved plans; an UPDATE for each set of counters */
 static PstPlan update_one_plans[NMASKS];
 static PstPlan update_many_plans[NMASKS];
-static PstPlan upsert_plans[NMASKS];
+static PstPlan insert_plan;
+static PstPlan find_plan;
 static PstPlan lock_plan;
 
 /* ---- statements ---- */
@@ -105,39 +106,48 @@ build_update_many(StringInfo sql, const PstTables *tables, CounterMask mask)
 	append_room(sql, tables, mask, of_row);
 }
 
-/* Columns that are not named take their default */
+/* Columns that are not named take their default; a correction starts from 0 */
 static void
-build_upsert(StringInfo sql, const PstTables *tables, CounterMask mask)
+build_insert(StringInfo sql, const PstTables *tables)
 {
-	appendStringInfo(sql, "INSERT INTO %s AS s (prompt_id", tables->stats_name);
-	for (int c = 0; c < PST_NCOUNTERS; c++)
-		if (mask & (1 << c))
-			appendStringInfo(sql, ", %s", column_names[c]);
-	if (tables->sets_updated_at)
-		appendStringInfoString(sql, ", updated_at");
+	bool		set = tables->sets_updated_at;
 
-	appendStringInfoString(sql, ") SELECT d.id");
-	for (int c = 0; c < PST_NCOUNTERS; c++)
-		if (mask & (1 << c))
-			appendStringInfo(sql, ", %s", of_row[c]);
-	if (tables->sets_updated_at)
-		appendStringInfoString(sql, ", pg_catalog.now()");
+	appendStringInfo(sql, "INSERT INTO %s AS s (prompt_id, view_count, copy_count, fork_count%s)"
+					 " SELECT d.id, GREATEST(d.views, 0), GREATEST(d.copies, 0), GREATEST(d.forks, 0)%s"
+					 " FROM " DELTA_ROWS " ON CONFLICT (prompt_id) DO NOTHING"
+					 " RETURNING s.prompt_id::pg_catalog.%s",
+					 tables->stats_name,
+					 set ? ", updated_at" : "",
+					 set ? ", pg_catalog.now()" : "",
+					 pst_type_name(tables->id_kind));
+}
 
-	appendStringInfoString(sql, " FROM " DELTA_ROWS " ON CONFLICT (prompt_id) DO UPDATE SET ");
-	append_assignments(sql, tables, mask, of_excluded);
-	appendStringInfoString(sql, " WHERE ");
-	append_room(sql, tables, mask, of_excluded);
+static void
+build_find(StringInfo sql, const PstTables *tables)
+{
+	appendStringInfo(sql, "SELECT s.prompt_id::pg_catalog.%s FROM ONLY %s AS s"
+					 " WHERE s.prompt_id OPERATOR(pg_catalog.=) ANY ($1)",
+					 pst_type_name(tables->id_kind), tables->stats_name);
 }
 
 static void
 build_lock(StringInfo sql, const PstTables *tables)
 {
-	appendStringInfo(sql, "SELECT s.prompt_id FROM ONLY %s AS s"
-					 " WHERE s.prompt_id OPERATOR(pg_catalog.=) ANY ($1)"
-					 " ORDER BY s.prompt_id FOR NO KEY UPDATE", tables->stats_name);
+	build_find(sql, tables);
+	appendStringInfoString(sql, " ORDER BY s.prompt_id FOR NO KEY UPDATE");
 }
 
 /* ---- saved plans ---- */
+
+/* A statement over the arrays that make_delta_arrays() makes, or the first of them */
+static void
+save_array_plan(PstPlan *plan, const PstTables *tables, const char *sql)
+{
+	Oid			types[] = {get_array_type(pst_id_type(tables->id_kind)),
+	INT8ARRAYOID, INT8ARRAYOID, INT8ARRAYOID};
+
+	pst_save_plan(plan, sql, lengthof(types), types);
+}
 
 static PstPlan *
 get_one_plan(const PstTables *tables, CounterMask mask)
@@ -156,37 +166,36 @@ get_one_plan(const PstTables *tables, CounterMask mask)
 	return plan;
 }
 
-/* A statement over arrays of deltas */
 static PstPlan *
-get_many_plan(PstPlan *plan, const PstTables *tables, CounterMask mask,
-			  void (*build) (StringInfo, const PstTables *, CounterMask))
+get_many_plan(const PstTables *tables, CounterMask mask)
 {
+	PstPlan    *plan = &update_many_plans[mask];
+
 	if (plan->prepared == NULL)
 	{
 		StringInfoData sql;
-		Oid			types[] = {get_array_type(pst_id_type(tables->id_kind)),
-		INT8ARRAYOID, INT8ARRAYOID, INT8ARRAYOID};
 
 		initStringInfo(&sql);
-		build(&sql, tables, mask);
-		pst_save_plan(plan, sql.data, lengthof(types), types);
+		build_update_many(&sql, tables, mask);
+		save_array_plan(plan, tables, sql.data);
 	}
 	return plan;
 }
 
+/* The statements that are the same for every set of counters */
 static PstPlan *
-get_lock_plan(const PstTables *tables)
+get_plan(PstPlan *plan, const PstTables *tables,
+		 void (*build) (StringInfo, const PstTables *))
 {
-	if (lock_plan.prepared == NULL)
+	if (plan->prepared == NULL)
 	{
 		StringInfoData sql;
-		Oid			types[] = {get_array_type(pst_id_type(tables->id_kind))};
 
 		initStringInfo(&sql);
-		build_lock(&sql, tables);
-		pst_save_plan(&lock_plan, sql.data, lengthof(types), types);
+		build(&sql, tables);
+		save_array_plan(plan, tables, sql.data);
 	}
-	return &lock_plan;
+	return plan;
 }
 
 /* ---- running them ---- */
@@ -263,23 +272,20 @@ check_deltas_fit(const PstTables *tables, const PstDeltas *deltas)
 }
 
 /*
- * After a statement that touched fewer rows than it has deltas: find the counter
- * that has no room.  Where there is none, a trigger of the table suppressed the
- * row, which is its right.
+ * After an UPDATE that left rows out: find the counter that has no room.  Where
+ * there is none, a trigger of the table left them out.
  */
 static void
 check_counters_fit(const PstTables *tables, const PstDeltas *deltas)
 {
 	Oid			type = get_array_type(pst_id_type(tables->id_kind));
 	Datum		ids = ids_of(deltas);
-	char	   *sql = psprintf("SELECT s.prompt_id, s.view_count::bigint, s.copy_count::bigint,"
-							   " s.fork_count::bigint FROM ONLY %s AS s"
-							   " WHERE s.prompt_id OPERATOR(pg_catalog.=) ANY ($1)",
-							   tables->stats_name);
 
-	if (SPI_execute_with_args(sql, 1, &type, &ids, NULL, false, 0) != SPI_OK_SELECT)
-		elog(ERROR, "could not read %s", tables->stats_name);
-
+	(void) pst_run_sql(psprintf("SELECT s.prompt_id::pg_catalog.%s, s.view_count::pg_catalog.int8,"
+								" s.copy_count::pg_catalog.int8, s.fork_count::pg_catalog.int8"
+								" FROM ONLY %s AS s WHERE s.prompt_id OPERATOR(pg_catalog.=) ANY ($1)",
+								pst_type_name(tables->id_kind), tables->stats_name),
+					   1, &type, &ids);
 	for (uint64 row = 0; row < SPI_processed; row++)
 	{
 		HeapTuple	tuple = SPI_tuptable->vals[row];
@@ -299,30 +305,102 @@ check_counters_fit(const PstTables *tables, const PstDeltas *deltas)
 }
 
 /*
- * Runs a statement over all deltas, and sees to those that it left out.  Returns
- * the number of rows that it wrote, as the next ones do.
+ * Runs a statement that finds ids among the deltas; moves the deltas that it finds
+ * into "found", and leaves the others.
  */
-static uint64
-run_over_deltas(PstPlan *plans, const PstTables *tables, const PstDeltas *deltas,
-				void (*build) (StringInfo, const PstTables *, CounterMask))
+static void
+move_found(PstPlan *plan, const PstTables *tables, Datum *arrays, PstDeltas *deltas,
+		   PstDeltas *found)
 {
+	bool	   *hits = palloc0(Max(deltas->len, 1) * sizeof(bool));
+	int			left = 0;
+
+	(void) pst_run_plan(plan, arrays, NULL, false);
+	for (uint64 row = 0; row < SPI_processed; row++)
+	{
+		bool		isnull;
+		Datum		id = SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc,
+									   1, &isnull);
+		PstDelta   *delta = pst_find_delta(deltas, id);
+
+		if (delta != NULL)
+			hits[delta - deltas->items] = true;
+	}
+	SPI_freetuptable(SPI_tuptable);
+
+	pst_init_deltas(found, tables, deltas->len);
+	for (int i = 0; i < deltas->len; i++)
+	{
+		if (hits[i])
+			found->items[found->len++] = deltas->items[i];
+		else
+			deltas->items[left++] = deltas->items[i];
+	}
+	deltas->len = left;
+}
+
+/* Inserts rows for the deltas that have none; these are done, and leave the set */
+static uint64
+insert_missing(const PstTables *tables, PstDeltas *deltas)
+{
+	PstDeltas	existing;
+	PstDeltas	inserted;
 	Datum		arrays[1 + PST_NCOUNTERS];
-	CounterMask mask = touched_counters(deltas);
-	PstPlan    *plan;
+
+	make_delta_arrays(deltas, arrays);
+	move_found(get_plan(&find_plan, tables, build_find), tables, arrays, deltas, &existing);
+	if (deltas->len == 0)
+	{
+		*deltas = existing;
+		return 0;
+	}
+
+	make_delta_arrays(deltas, arrays);
+	move_found(get_plan(&insert_plan, tables, build_insert), tables, arrays, deltas, &inserted);
+	for (int i = 0; i < existing.len; i++)
+		pst_append_delta(deltas, &existing.items[i]);
+	pst_merge_deltas(deltas);
+	return inserted.len;
+}
+
+/* Locks the rows of the deltas, and updates them; these are done, and leave the set */
+static uint64
+update_existing(const PstTables *tables, PstDeltas *deltas)
+{
+	PstDeltas	locked;
+	Datum		arrays[1 + PST_NCOUNTERS];
 	uint64		written;
 
 	if (deltas->len == 0)
 		return 0;
-	plan = get_many_plan(&plans[mask], tables, mask, build);
 	make_delta_arrays(deltas, arrays);
-	written = pst_run_plan(plan, arrays, NULL, false);
-	if (written < (uint64) deltas->len)
-		check_counters_fit(tables, deltas);
+	move_found(get_plan(&lock_plan, tables, build_lock), tables, arrays, deltas, &locked);
+	if (locked.len == 0)
+		return 0;
+
+	make_delta_arrays(&locked, arrays);
+	written = pst_run_plan(get_many_plan(tables, touched_counters(&locked)), arrays, NULL, false);
+	if (written < (uint64) locked.len)
+		check_counters_fit(tables, &locked);
+	return written;
+}
+
+/* A row that was there may be gone when it is to be locked: again, then */
+static uint64
+fold_many(const PstTables *tables, PstDeltas *deltas)
+{
+	uint64		written = 0;
+
+	for (int attempt = 0; attempt < 3 && deltas->len > 0; attempt++)
+	{
+		written += insert_missing(tables, deltas);
+		written += update_existing(tables, deltas);
+	}
 	return written;
 }
 
 static uint64
-fold_one(const PstTables *tables, const PstDeltas *deltas)
+fold_one(const PstTables *tables, PstDeltas *deltas)
 {
 	const PstDelta *delta = deltas->items;
 	PstPlan    *plan = get_one_plan(tables, touched_counters(deltas));
@@ -332,49 +410,7 @@ fold_one(const PstTables *tables, const PstDeltas *deltas)
 		values[1 + c] = Int64GetDatum(delta->n[c]);
 	if (pst_run_plan(plan, values, NULL, false) > 0)
 		return 1;
-	return run_over_deltas(upsert_plans, tables, deltas, build_upsert);
-}
-
-/* Locks the rows that exist; sets their deltas apart from those without a row */
-static void
-lock_rows(const PstTables *tables, const PstDeltas *deltas,
-		  PstDeltas *existing, PstDeltas *missing)
-{
-	Datum		ids = ids_of(deltas);
-	bool	   *found = palloc0(deltas->len * sizeof(bool));
-
-	(void) pst_run_plan(get_lock_plan(tables), &ids, NULL, false);
-	for (uint64 row = 0; row < SPI_processed; row++)
-	{
-		bool		isnull;
-		Datum		id = SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc,
-									   1, &isnull);
-		PstDelta   *delta = pst_find_delta(deltas, id);
-
-		if (delta != NULL)
-			found[delta - deltas->items] = true;
-	}
-	SPI_freetuptable(SPI_tuptable);
-
-	pst_init_deltas(existing, tables, deltas->len);
-	pst_init_deltas(missing, tables, deltas->len);
-	for (int i = 0; i < deltas->len; i++)
-	{
-		PstDeltas  *half = found[i] ? existing : missing;
-
-		half->items[half->len++] = deltas->items[i];
-	}
-}
-
-static uint64
-fold_many(const PstTables *tables, const PstDeltas *deltas)
-{
-	PstDeltas	existing;
-	PstDeltas	missing;
-
-	lock_rows(tables, deltas, &existing, &missing);
-	return run_over_deltas(update_many_plans, tables, &existing, build_update_many) +
-		run_over_deltas(upsert_plans, tables, &missing, build_upsert);
+	return fold_many(tables, deltas);
 }
 
 /* ---- the fold ---- */

@@ -86,15 +86,25 @@ pst_id_name(PstIdKind kind)
 	return kinds[kind].name;
 }
 
+/* As pg_catalog knows it */
+const char *
+pst_type_name(PstIdKind kind)
+{
+	return kind == PST_BIGINT ? "int8" : kinds[kind].name;
+}
+
 /*
  * An untyped array literal reaches us as text: say so, rather than count a
  * prompt named "{...}" or complain of a strange uuid.
  */
 static void
-check_no_array(const char *id)
+check_no_array(const char *id, PstIdKind to)
 {
 	size_t		len = strlen(id);
 
+	/* uuid_in() takes a uuid in braces */
+	if (to == PST_UUID && len == 38 && strchr(id, ',') == NULL)
+		return;
 	if (len >= 2 && id[0] == '{' && id[len - 1] == '}')
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_TEXT_REPRESENTATION),
@@ -108,7 +118,7 @@ id_from_text(Datum id, PstIdKind to)
 {
 	char	   *value = TextDatumGetCString(id);
 
-	check_no_array(value);
+	check_no_array(value, to);
 	switch (to)
 	{
 		case PST_UUID:

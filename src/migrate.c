@@ -29,16 +29,26 @@
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
+#include "utils/resowner.h"
+#include "utils/snapmgr.h"
 
 PG_FUNCTION_INFO_V1(prompt_stats_migrate_batch);
 PG_FUNCTION_INFO_V1(prompt_stats_recount_forks);
 PG_FUNCTION_INFO_V1(prompt_stats_missing_prompts);
+PG_FUNCTION_INFO_V1(prompt_stats_check_arguments);
 PG_FUNCTION_INFO_V1(prompt_stats_end_run);
 PG_FUNCTION_INFO_V1(prompt_stats_check_top_level);
 
 /* Rows of the two kinds, as d or e; the other choice takes all that the check refuses */
 #define IS_MOVABLE "e.event_type IN ('view', 'copy') AND e.prompt_id IS NOT NULL"
 #define IS_REFUSED "(e.event_type IS NULL OR e.event_type NOT IN ('fork', 'compare_add'))"
+
+/* A row a prompt: what collect_sums() reads; %s is the type of ids */
+#define SELECT_SUMS \
+	"SELECT x.prompt_id::pg_catalog.%s, pg_catalog.count(*)," \
+	" pg_catalog.count(*) FILTER (WHERE x.event_type = 'view')," \
+	" pg_catalog.count(*) FILTER (WHERE x.event_type = 'copy')," \
+	" pg_catalog.max(x.ctid) FROM"
 
 typedef struct Migration
 {
@@ -56,8 +66,9 @@ typedef struct Migration
 typedef struct Range
 {
 	ItemPointerData last;
-	ArrayType  *missing;		/* prompts of theirs that don't exist; may be
-								 * NULL */
+	int64		rows;			/* that are to leave prompt_events */
+	PstDeltas	deltas;			/* their sums */
+	ArrayType  *missing;		/* their prompts that don't exist; NULL: none */
 } Range;
 
 /* ---- reading ---- */
@@ -106,6 +117,23 @@ enter_events(PstOwnerScope *scope, const PstTables *tables)
 								 GUC_ACTION_SAVE, true, 0, false);
 	(void) set_config_option("max_parallel_workers_per_gather", "0", PGC_USERSET,
 							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+}
+
+/* One statement, with the snapshot; returns the number of rows */
+static uint64
+run_on_events(const PstTables *tables, Snapshot snapshot, const char *sql, int nargs,
+			  Oid *types, Datum *values, const char *nulls)
+{
+	PstOwnerScope scope;
+	SPIPlanPtr	plan;
+
+	enter_events(&scope, tables);
+	plan = SPI_prepare(sql, nargs, types);
+	if (plan == NULL ||
+		SPI_execute_snapshot(plan, values, nulls, snapshot, InvalidSnapshot, false, true, 0) < 0)
+		elog(ERROR, "could not run \"%s\"", sql);
+	pst_leave_owner(&scope);
+	return SPI_processed;
 }
 
 /* ---- prompts that do not exist ---- */
@@ -241,142 +269,258 @@ save_state(Migration *migration, int64 rows, const PstDeltas *deltas)
 
 /* ---- one batch ---- */
 
-/* The next "limit" rows after the position; false where there is none */
-static bool
-find_range(Migration *migration, int32 limit, Range *range)
+static ArrayType *
+ids_of(const PstDeltas *deltas)
 {
-	const PstTables *tables = migration->tables;
-	bool		check = may_miss_prompts(tables);
-	Oid			types[] = {TIDOID, INT4OID};
-	Datum		values[] = {PointerGetDatum(&migration->position), Int32GetDatum(limit)};
-	PstOwnerScope scope;
-	bool		isnull;
+	Datum	   *ids = palloc(Max(deltas->len, 1) * sizeof(Datum));
 
-	enter_events(&scope, tables);
-	(void) pst_run_sql(psprintf("SELECT pg_catalog.max(x.ctid), pg_catalog.count(*)%s FROM"
-								" (SELECT e.ctid, e.prompt_id FROM ONLY %s AS e"
-								" WHERE e.ctid OPERATOR(pg_catalog.>) $1 AND %s LIMIT $2) AS x",
-								check ? psprintf(", pg_catalog.array_agg(DISTINCT x.prompt_id)::%s[]",
-												 pst_id_name(tables->id_kind)) : "",
-								tables->events_name,
-								migration->delete_unmovable ? IS_REFUSED : IS_MOVABLE),
-					   lengthof(types), types, values);
-	pst_leave_owner(&scope);
-
-	if (get_number(0, 2) == 0)
-		return false;
-	range->last = *(ItemPointer) DatumGetPointer(get_field(0, 1, &isnull));
-	range->missing = NULL;
-	if (check)
-	{
-		Datum		ids = get_field(0, 3, &isnull);
-
-		range->missing = isnull ? NULL : missing_prompts(tables, DatumGetArrayTypeP(ids));
-	}
-	return true;
+	for (int i = 0; i < deltas->len; i++)
+		ids[i] = deltas->items[i].id;
+	return pst_id_array(ids, deltas->len, deltas->kind);
 }
 
-static bool
-is_missing_any(const Range *range)
-{
-	return range->missing != NULL && ARR_NDIM(range->missing) > 0;
-}
-
-/* Deletes the rows of the range; returns how many, and their sums */
 static int64
-delete_range(Migration *migration, const Range *range, PstDeltas *deltas)
+rows_of(const PstDeltas *deltas, ArrayType *prompts)
 {
-	const PstTables *tables = migration->tables;
-	const char *type = pst_id_name(tables->id_kind);
-	bool		skip = is_missing_any(range) && !migration->delete_unmovable;
-	Oid			types[] = {TIDOID, TIDOID, get_array_type(pst_id_type(tables->id_kind))};
-	Datum		values[] = {PointerGetDatum(&migration->position),
-	PointerGetDatum(&range->last), PointerGetDatum(range->missing)};
-	PstOwnerScope scope;
+	Datum	   *ids;
+	bool	   *nulls;
+	int			len;
 	int64		rows = 0;
 
-	enter_events(&scope, tables);
-	(void) pst_run_sql(psprintf("WITH d AS (DELETE FROM ONLY %s AS e"
-								" WHERE e.ctid OPERATOR(pg_catalog.>) $1 AND e.ctid OPERATOR(pg_catalog.<=) $2"
-								" AND %s%s RETURNING e.prompt_id, e.event_type)"
-								" SELECT d.prompt_id::%s, pg_catalog.count(*),"
-								" pg_catalog.count(*) FILTER (WHERE d.event_type = 'view'),"
-								" pg_catalog.count(*) FILTER (WHERE d.event_type = 'copy')"
-								" FROM d GROUP BY 1",
-								tables->events_name,
-								migration->delete_unmovable ? IS_REFUSED : IS_MOVABLE,
-								skip ? " AND e.prompt_id OPERATOR(pg_catalog.<>) ALL ($3)" : "",
-								type),
-					   skip ? 3 : 2, types, values);
-	pst_leave_owner(&scope);
-
-	pst_init_deltas(deltas, tables, SPI_processed);
-	for (uint64 row = 0; row < SPI_processed; row++)
+	pst_deconstruct_ids(prompts, deltas->kind, &ids, &nulls, &len);
+	for (int i = 0; i < len; i++)
 	{
-		bool		no_prompt;
-		Datum		id = get_field(row, 1, &no_prompt);
+		PstDelta   *delta = pst_find_delta(deltas, ids[i]);
 
-		rows += get_number(row, 2);
-		if (no_prompt)
-			continue;
-		pst_add_delta(deltas, id, PST_VIEWS, get_number(row, 3))->n[PST_COPIES] =
-			get_number(row, 4);
+		rows += delta->n[PST_VIEWS] + delta->n[PST_COPIES];
 	}
-	pst_merge_deltas(deltas);
-
-	/* Rows of prompts that don't exist count for nothing */
-	if (migration->delete_unmovable && is_missing_any(range))
-		pst_remove_deltas(deltas, range->missing);
 	return rows;
 }
 
-/* With mode => 'discard': what the counters held at first is taken off, once */
+/* The sums that are in SPI_tuptable, a row a prompt; false where there is none */
+static bool
+collect_sums(const PstTables *tables, Range *range)
+{
+	range->rows = 0;
+	pst_init_deltas(&range->deltas, tables, SPI_processed);
+	for (uint64 row = 0; row < SPI_processed; row++)
+	{
+		bool		no_prompt;
+		bool		isnull;
+		Datum		id = get_field(row, 1, &no_prompt);
+		ItemPointer last = (ItemPointer) DatumGetPointer(get_field(row, 5, &isnull));
+
+		if (row == 0 || ItemPointerCompare(last, &range->last) > 0)
+			range->last = *last;
+		range->rows += get_number(row, 2);
+		if (no_prompt)
+			continue;
+		pst_add_delta(&range->deltas, id, PST_VIEWS, get_number(row, 3))->n[PST_COPIES] =
+			get_number(row, 4);
+	}
+	pst_sort_deltas(&range->deltas);
+	return SPI_processed > 0;
+}
+
 static void
-subtract_baseline(Migration *migration, PstDeltas *deltas)
+remove_missing(Migration *migration, Range *range)
+{
+	const PstTables *tables = migration->tables;
+	ArrayType  *missing = NULL;
+
+	if (may_miss_prompts(tables))
+		missing = missing_prompts(tables, ids_of(&range->deltas));
+	range->missing = missing != NULL && ARR_NDIM(missing) > 0 ? missing : NULL;
+	if (range->missing != NULL)
+	{
+		/*
+		 * Rows that stay are not counted as moved; rows that go count for
+		 * nothing
+		 */
+		if (!migration->delete_unmovable)
+			range->rows -= rows_of(&range->deltas, range->missing);
+		pst_remove_deltas(&range->deltas, range->missing);
+	}
+	pst_merge_deltas(&range->deltas);
+}
+
+/* The next "limit" rows after the position, and their sums; false where there is none */
+static bool
+find_range(Migration *migration, int32 limit, Snapshot snapshot, Range *range)
+{
+	const PstTables *tables = migration->tables;
+	Oid			types[] = {TIDOID, INT4OID};
+	Datum		values[] = {PointerGetDatum(&migration->position), Int32GetDatum(limit)};
+	char	   *sql = psprintf(SELECT_SUMS " (SELECT e.ctid, e.prompt_id, e.event_type FROM ONLY %s AS e"
+							   " WHERE e.ctid OPERATOR(pg_catalog.>) $1 AND %s LIMIT $2) AS x GROUP BY x.prompt_id",
+							   pst_type_name(tables->id_kind), tables->events_name,
+							   migration->delete_unmovable ? IS_REFUSED : IS_MOVABLE);
+
+	(void) run_on_events(tables, snapshot, sql, lengthof(types), types, values, NULL);
+	if (!collect_sums(tables, range))
+		return false;
+	remove_missing(migration, range);
+	return true;
+}
+
+/* $1 and $2 are the ends of the range, $3 the prompts whose rows stay, or NULL */
+static char *
+delete_statement(const Migration *migration)
+{
+	return psprintf("DELETE FROM ONLY %s AS e"
+					" WHERE e.ctid OPERATOR(pg_catalog.>) $1 AND e.ctid OPERATOR(pg_catalog.<=) $2"
+					" AND %s AND COALESCE(e.prompt_id OPERATOR(pg_catalog.<>) ALL ($3), true)",
+					migration->tables->events_name,
+					migration->delete_unmovable ? IS_REFUSED : IS_MOVABLE);
+}
+
+static uint64
+run_on_range(Migration *migration, const Range *range, Snapshot snapshot, const char *sql)
+{
+	const PstTables *tables = migration->tables;
+	bool		skips = range->missing != NULL && !migration->delete_unmovable;
+	Oid			types[] = {TIDOID, TIDOID, get_array_type(pst_id_type(tables->id_kind))};
+	Datum		values[] = {PointerGetDatum(&migration->position),
+	PointerGetDatum(&range->last), PointerGetDatum(range->missing)};
+
+	return run_on_events(tables, snapshot, sql, lengthof(types), types, values,
+						 skips ? NULL : "  n");
+}
+
+/*
+ * Deletes the rows of the range: those that the sums are of, for the snapshot is
+ * the same, and the check on event_type keeps them from becoming others.  False,
+ * with nothing deleted, where the numbers differ: somebody else deleted one of
+ * them meanwhile, as the cascade of a prompt does, or a trigger kept one.
+ */
+static bool
+delete_range(Migration *migration, Snapshot snapshot, const Range *range)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	bool		all;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	all = run_on_range(migration, range, snapshot,
+					   delete_statement(migration)) == (uint64) range->rows;
+	if (all)
+		ReleaseCurrentSubTransaction();
+	else
+		RollbackAndReleaseCurrentSubTransaction();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+	return all;
+}
+
+/* The same, slower: the sums are made anew, of the rows that were really deleted */
+static void
+delete_and_sum(Migration *migration, Snapshot snapshot, Range *range)
+{
+	Range		deleted = *range;
+
+	(void) run_on_range(migration, range, snapshot,
+						psprintf("WITH x AS (%s RETURNING e.prompt_id, e.event_type, e.ctid) " SELECT_SUMS " x GROUP BY x.prompt_id",
+								 delete_statement(migration),
+								 pst_type_name(migration->tables->id_kind)));
+	(void) collect_sums(migration->tables, &deleted);
+	pst_merge_deltas(&deleted.deltas);
+	if (range->missing != NULL)
+		pst_remove_deltas(&deleted.deltas, range->missing);
+	range->rows = deleted.rows;
+	range->deltas = deleted.deltas;
+}
+
+/* The deltas of prompts that have a row, zeroed */
+static PstDeltas
+find_rows(const PstTables *tables, const PstDeltas *deltas)
+{
+	Oid			type = get_array_type(pst_id_type(deltas->kind));
+	Datum		ids = PointerGetDatum(ids_of(deltas));
+	PstDeltas	rows;
+	bool		isnull;
+
+	(void) pst_run_as(tables->stats_owner, tables->stats_path,
+					  psprintf("SELECT s.prompt_id::pg_catalog.%s FROM ONLY %s AS s"
+							   " WHERE s.prompt_id OPERATOR(pg_catalog.=) ANY ($1)",
+							   pst_type_name(deltas->kind), tables->stats_name),
+					  1, &type, &ids);
+	pst_init_deltas(&rows, tables, SPI_processed);
+	for (uint64 row = 0; row < SPI_processed; row++)
+		(void) pst_add_delta(&rows, get_field(row, 1, &isnull), PST_VIEWS, 0);
+	pst_sort_deltas(&rows);
+	return rows;
+}
+
+/* Forgets what the counters of these prompts held at first, which is found then */
+static uint64
+take_baseline(Migration *migration, const PstDeltas *deltas)
 {
 	Datum	   *ids = palloc(Max(deltas->len, 1) * sizeof(Datum));
 	Oid			type = TEXTARRAYOID;
 	Datum		texts;
-	uint64		found;
-	bool		isnull;
 
 	for (int i = 0; i < deltas->len; i++)
 		ids[i] = CStringGetTextDatum(pst_print_id(deltas->items[i].id, deltas->kind));
 	texts = PointerGetDatum(pst_id_array(ids, deltas->len, PST_TEXT));
+	return pst_run_on_own(migration->baseline,
+						  psprintf("DELETE FROM %s AS b WHERE b.prompt_id = ANY ($1)"
+								   " RETURNING b.prompt_id, b.views, b.copies",
+								   pst_qualified_name(migration->baseline)),
+						  1, &type, &texts);
+}
 
-	found = pst_run_on_own(migration->baseline,
-						   psprintf("DELETE FROM %s WHERE prompt_id = ANY ($1)"
-									" RETURNING prompt_id, views, copies",
-									pst_qualified_name(migration->baseline)),
-						   1, &type, &texts);
+/*
+ * With mode => 'discard': what the counters held at first is taken off, once, unless
+ * their row has gone meanwhile.
+ */
+static void
+subtract_baseline(Migration *migration, PstDeltas *deltas)
+{
+	const PstTables *tables = migration->tables;
+	PstDeltas	rows = find_rows(tables, deltas);
+	uint64		found = take_baseline(migration, deltas);
+	bool		isnull;
+
 	for (uint64 row = 0; row < found; row++)
 	{
 		Datum		id = get_field(row, 1, &isnull);
 
 		if (deltas->kind != PST_TEXT)
-			id = pst_convert_id(id, PST_TEXT, deltas->kind, migration->tables->stats_name);
-		pst_add_delta(deltas, id, PST_VIEWS, -get_number(row, 2))->n[PST_COPIES] =
-			-get_number(row, 3);
+			id = pst_convert_id(id, PST_TEXT, deltas->kind, tables->stats_name);
+		if (pst_find_delta(&rows, id) != NULL)
+			pst_add_delta(deltas, id, PST_VIEWS, -get_number(row, 2))->n[PST_COPIES] =
+				-get_number(row, 3);
 	}
 	pst_merge_deltas(deltas);
 }
 
-/* Moves the rows of one range; returns how many left prompt_events */
-static int64
-move_range(Migration *migration, const Range *range)
+/* Moves the rows of one range */
+static void
+move_range(Migration *migration, Snapshot snapshot, Range *range)
 {
-	PstDeltas	deltas;
-	int64		rows;
-
 	if (!migration->running)
 		begin_run(migration);
-	rows = delete_range(migration, range, &deltas);
+	if (!delete_range(migration, snapshot, range))
+		delete_and_sum(migration, snapshot, range);
 	migration->position = range->last;
-	save_state(migration, rows, &deltas);
+	save_state(migration, range->rows, &range->deltas);
 	if (migration->discard)
-		subtract_baseline(migration, &deltas);
-	pst_fold(migration->tables, &deltas);
-	return rows;
+		subtract_baseline(migration, &range->deltas);
+	(void) pst_fold(migration->tables, &range->deltas);
+}
+
+/* Moves the next range; false at the end of the table */
+static bool
+move_one(Migration *migration, int32 limit, Range *range)
+{
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	bool		found = find_range(migration, limit, snapshot, range);
+
+	if (found)
+		move_range(migration, snapshot, range);
+	UnregisterSnapshot(snapshot);
+	return found;
 }
 
 /*
@@ -392,13 +536,9 @@ move_next(Migration *migration, int32 limit)
 
 	for (;;)
 	{
-		while (find_range(migration, limit, &range))
-		{
-			int64		rows = move_range(migration, &range);
-
-			if (rows > 0)
-				return rows;
-		}
+		while (move_one(migration, limit, &range))
+			if (range.rows > 0)
+				return range.rows;
 		if (from_start)
 			return 0;
 		from_start = true;
@@ -455,10 +595,27 @@ need_batch_size(FunctionCallInfo fcinfo, int argno)
 	if (PG_ARGISNULL(argno) || PG_GETARG_INT32(argno) < 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("argument n of %s() must be at least 1",
-						get_func_name(fcinfo->flinfo->fn_oid)),
-				 errhint("Pass the size of a batch, such as 50000.")));
+				 errmsg("a batch must have at least one row"),
+				 errhint("Pass a number of rows, such as 50000.")));
 	return PG_GETARG_INT32(argno);
+}
+
+/* Without the check, rows could be changed into others, or come, while we move them */
+static void
+check_guarded(const Migration *migration)
+{
+	Oid			type = REGCLASSOID;
+	Datum		events = ObjectIdGetDatum(migration->tables->events);
+	const char *schema = quote_identifier(get_namespace_name(migration->tables->schema));
+
+	if (pst_run_as(GetUserId(), PST_SAFE_PATH,
+				   psprintf("SELECT FROM %s.prompt_stats_checks($1) WHERE is_ours", schema),
+				   1, &type, &events) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("no check keeps table %s to fork and compare_add",
+						migration->tables->events_name),
+				 errhint("Add it with SELECT %s.prompt_stats_setup();", schema)));
 }
 
 static const PstTables *
@@ -470,6 +627,16 @@ lock_both(Oid function)
 	tables = pst_lock_events(function);
 	pst_check_owner(tables);
 	return tables;
+}
+
+/* prompt_stats_check_arguments(n integer, mode text, unmovable text) */
+Datum
+prompt_stats_check_arguments(PG_FUNCTION_ARGS)
+{
+	(void) need_batch_size(fcinfo, 0);
+	(void) choose(fcinfo, 1, "mode", "add", "discard");
+	(void) choose(fcinfo, 2, "unmovable", "keep", "delete");
+	PG_RETURN_VOID();
 }
 
 /*
@@ -493,6 +660,7 @@ prompt_stats_migrate_batch(PG_FUNCTION_ARGS)
 	LockRelationOid(migration.state, ShareUpdateExclusiveLock);
 
 	SPI_connect();
+	check_guarded(&migration);
 	read_state(&migration);
 	rows = move_next(&migration, limit);
 	SPI_finish();

@@ -11,9 +11,10 @@
  *   AUTHORIZATION (guc.c: set_config_option);
  * - a GUC level of its own gives it a safe search_path, and undoes every SET that
  *   it leaves behind;
- * - before 18 a deferred trigger runs at COMMIT as whoever commits (trigger.c).  So
- *   the deferrable constraints of the table are immediate meanwhile, and what a
- *   trigger defers elsewhere is an error: SECURITY_RESTRICTED_OPERATION.
+ * - a deferred trigger runs at COMMIT, without these settings, and before 18 as
+ *   whoever commits (trigger.c).  So the deferrable constraints of the table are
+ *   immediate meanwhile, and what a trigger defers elsewhere is an error:
+ *   SECURITY_RESTRICTED_OPERATION.
  *
  * An error leaves the scope by itself: the abort of the (sub)transaction restores
  * user, settings and constraints (xact.c).
@@ -23,13 +24,16 @@
  */
 #include "prompt_stats.h"
 
+#include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/relation.h"
+#include "access/table.h"
 #include "catalog/pg_constraint.h"
 #include "commands/trigger.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -37,8 +41,38 @@
 
 PG_FUNCTION_INFO_V1(prompt_stats_check_owner);
 
+/* SET CONSTRAINTS takes a name, and means every constraint of that name in the schema */
+static void
+check_unique_name(const char *name, Oid schema, Oid table)
+{
+	Relation	rel = table_open(ConstraintRelationId, AccessShareLock);
+	ScanKeyData keys[2];
+	SysScanDesc scan;
+	int			found = 0;
+
+	ScanKeyInit(&keys[0], Anum_pg_constraint_conname, BTEqualStrategyNumber, F_NAMEEQ,
+				CStringGetDatum(name));
+	ScanKeyInit(&keys[1], Anum_pg_constraint_connamespace, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(schema));
+	scan = systable_beginscan(rel, ConstraintNameNspIndexId, true, NULL, 2, keys);
+	while (HeapTupleIsValid(systable_getnext(scan)))
+		found++;
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+
+	if (found > 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("deferrable constraint \"%s\" of table %s is not the only one of its name",
+						name, pst_qualified_name(table)),
+				 errdetail("Another table in the same schema has a constraint of that name, which SET CONSTRAINTS would change, too."),
+				 errhint("Rename it with ALTER TABLE %s RENAME CONSTRAINT %s TO %s;",
+						 pst_qualified_name(table), quote_identifier(name),
+						 quote_identifier(psprintf("%s_%s", get_rel_name(table), name)))));
+}
+
 static RangeVar *
-constraint_name(Oid constraint)
+constraint_name(Oid constraint, Oid table)
 {
 	HeapTuple	tuple = SearchSysCache1(CONSTROID, ObjectIdGetDatum(constraint));
 	Form_pg_constraint form;
@@ -47,6 +81,7 @@ constraint_name(Oid constraint)
 	if (!HeapTupleIsValid(tuple))
 		elog(ERROR, "cache lookup failed for constraint %u", constraint);
 	form = (Form_pg_constraint) GETSTRUCT(tuple);
+	check_unique_name(NameStr(form->conname), form->connamespace, table);
 	name = makeRangeVar(get_namespace_name(form->connamespace),
 						pstrdup(NameStr(form->conname)), -1);
 	ReleaseSysCache(tuple);
@@ -67,7 +102,7 @@ set_constraints(Oid table, bool deferred)
 
 		if (trigger->tgdeferrable && (trigger->tginitdeferred || !deferred))
 			stmt->constraints = lappend(stmt->constraints,
-										constraint_name(trigger->tgconstraint));
+										constraint_name(trigger->tgconstraint, table));
 	}
 	relation_close(rel, NoLock);
 	if (stmt->constraints != NIL)
@@ -86,7 +121,7 @@ pst_enter_owner(PstOwnerScope *scope, Oid owner, const char *search_path, Oid ta
 	GetUserIdAndSecContext(&scope->userid, &scope->sec_context);
 	scope->guc_level = 0;
 	scope->table = search_path == NULL ? InvalidOid : table;
-	if (OidIsValid(scope->table) && PST_COMMITTER_RUNS_DEFERRED)
+	if (OidIsValid(scope->table))
 		restriction |= SECURITY_RESTRICTED_OPERATION;
 	SetUserIdAndSecContext(owner, scope->sec_context | restriction);
 	if (search_path == NULL)

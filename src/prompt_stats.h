@@ -108,6 +108,7 @@ extern void PstTablesInit(void);
 extern const PstTables *pst_get_tables(Oid function);
 extern const PstTables *pst_need_tables(Oid function);
 extern const PstTables *pst_lock_stats(Oid function);
+extern const PstTables *pst_share_stats(Oid function);
 extern const PstTables *pst_lock_events(Oid function);
 
 /* ids.c */
@@ -115,6 +116,7 @@ extern bool pst_id_kind_of(Oid type, PstIdKind *kind);
 extern PstIdKind pst_argument_kind(Oid function, int argno, bool *is_array);
 extern Oid	pst_id_type(PstIdKind kind);
 extern const char *pst_id_name(PstIdKind kind);
+extern const char *pst_type_name(PstIdKind kind);
 extern Datum pst_convert_id(Datum id, PstIdKind from, PstIdKind to, const char *table);
 extern int	pst_compare_ids(Datum a, Datum b, PstIdKind kind, Oid collation);
 extern char *pst_print_id(Datum id, PstIdKind kind);
@@ -125,6 +127,8 @@ extern void pst_deconstruct_ids(ArrayType *ids, PstIdKind kind, Datum **elements
 /* deltas.c */
 extern void pst_init_deltas(PstDeltas *deltas, const PstTables *tables, int size);
 extern PstDelta *pst_add_delta(PstDeltas *deltas, Datum id, PstCounter counter, int64 n);
+extern void pst_append_delta(PstDeltas *deltas, const PstDelta *delta);
+extern void pst_sort_deltas(PstDeltas *deltas);
 extern void pst_merge_deltas(PstDeltas *deltas);
 extern PstDelta *pst_find_delta(const PstDeltas *deltas, Datum id);
 extern void pst_remove_deltas(PstDeltas *deltas, ArrayType *ids);

@@ -19,14 +19,17 @@
 #include "catalog/pg_attribute.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_constraint.h"
+#include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
 #include "commands/comment.h"
 #include "commands/trigger.h"
 #include "funcapi.h"
+#include "miscadmin.h"
 #include "nodes/nodeFuncs.h"
 #include "nodes/readfuncs.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -116,7 +119,9 @@ check_is_table(Relation rel, const char *name)
 						 name,
 						 quote_identifier(psprintf("%s_old", RelationGetRelationName(rel))))));
 
-	if (rel->rd_rel->relhassubclass)
+	/* The flag outlives the last child (pg_inherits.c) */
+	if (rel->rd_rel->relhassubclass &&
+		find_inheritance_children(RelationGetRelid(rel), NoLock) != NIL)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("table %s has inheritance children", name),
@@ -299,28 +304,30 @@ has_user_trigger(Relation rel)
 	return false;
 }
 
+/* Built-in is not harmless: set_config() is built in.  These are. */
 static bool
-is_user_function(Oid function, void *context)
+is_suspect_function(Oid function, void *context)
 {
-	return function >= FirstNormalObjectId;
+	return function != F_INT8_INT4 && function != F_NOW &&
+		function != F_GEN_RANDOM_UUID && function != F_NEXTVAL;
 }
 
 static bool
-calls_user_function(Node * node, void *context)
+calls_suspect_function(Node * node, void *context)
 {
 	if (node == NULL)
 		return false;
-	return check_functions_in_node(node, is_user_function, context) ||
-		expression_tree_walker(node, calls_user_function, context);
+	return check_functions_in_node(node, is_suspect_function, context) ||
+		expression_tree_walker(node, calls_suspect_function, context);
 }
 
 static bool
-has_user_default(Relation rel)
+has_suspect_default(Relation rel)
 {
 	TupleConstr *constr = RelationGetDescr(rel)->constr;
 
 	for (int i = 0; constr != NULL && i < constr->num_defval; i++)
-		if (calls_user_function(stringToNode(constr->defval[i].adbin), NULL))
+		if (calls_suspect_function(stringToNode(constr->defval[i].adbin), NULL))
 			return true;
 	return false;
 }
@@ -363,7 +370,7 @@ runs_user_code(Relation rel)
 {
 	TupleConstr *constr = RelationGetDescr(rel)->constr;
 
-	return has_user_trigger(rel) || has_user_default(rel) ||
+	return has_user_trigger(rel) || has_suspect_default(rel) ||
 		has_user_type(rel) || has_computed_index(rel) ||
 		rel->rd_rel->relforcerowsecurity || rel->rd_rel->relhasrules ||
 		(constr != NULL && (constr->num_check > 0 || constr->has_generated_stored));
@@ -406,12 +413,12 @@ static void
 check_event_type(Relation rel, const char *name)
 {
 	Form_pg_attribute attr = need_column(rel, name, "event_type", "text NOT NULL");
-	Oid			type = getBaseType(attr->atttypid);
+	int32		typmod = attr->atttypmod;
+	Oid			type = getBaseTypeAndTypmod(attr->atttypid, &typmod);
 
 	if (type != TEXTOID && type != VARCHAROID)
 		bad_column_type(attr, name, "text or varchar", "text");
-	if (attr->atttypmod >= 0 &&
-		attr->atttypmod < (int32) (VARHDRSZ + strlen("compare_add")))
+	if (typmod >= 0 && typmod < (int32) (VARHDRSZ + strlen("compare_add")))
 		bad_column_type(attr, name, "wide enough for 'compare_add'", "text");
 }
 
@@ -531,12 +538,11 @@ pst_need_tables(Oid function)
 }
 
 /*
- * As pst_get_tables(), with one table, which must be there, locked as for an
- * UPDATE.  Taking the lock reads what other sessions changed meanwhile, hence
- * the loop: the owner that we act as is the owner of now.
+ * As pst_get_tables(), with one table, which must be there, locked.  Taking the lock reads what other sessions changed meanwhile, hence
+ * the loop: the owner that we act as is the owner of now, and the table is one.
  */
 static const PstTables *
-lock_table(Oid function, const Oid *table, const char *name)
+lock_table(Oid function, const Oid *table, const char *name, LOCKMODE mode)
 {
 	uint64		seen;
 
@@ -546,7 +552,7 @@ lock_table(Oid function, const Oid *table, const char *name)
 		seen = invalidations;
 		if (!OidIsValid(*table))
 			missing_table(name, cached.schema);
-		LockRelationOid(*table, RowExclusiveLock);
+		LockRelationOid(*table, mode);
 	} while (seen != invalidations && !cached_valid);
 	return &cached;
 }
@@ -554,13 +560,20 @@ lock_table(Oid function, const Oid *table, const char *name)
 const PstTables *
 pst_lock_stats(Oid function)
 {
-	return lock_table(function, &cached.stats, "prompt_stats");
+	return lock_table(function, &cached.stats, "prompt_stats", RowExclusiveLock);
+}
+
+/* To read */
+const PstTables *
+pst_share_stats(Oid function)
+{
+	return lock_table(function, &cached.stats, "prompt_stats", AccessShareLock);
 }
 
 const PstTables *
 pst_lock_events(Oid function)
 {
-	return lock_table(function, &cached.events, "prompt_events");
+	return lock_table(function, &cached.events, "prompt_events", RowExclusiveLock);
 }
 
 /*
@@ -585,6 +598,20 @@ prompt_stats_tables(PG_FUNCTION_ARGS)
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls)));
 }
 
+/* Where there are no tables yet, not everybody may choose them */
+static void
+check_may_remember(const PstTables *tables)
+{
+	pst_check_owner(tables);
+	if ((!OidIsValid(tables->stats) || !OidIsValid(tables->events)) &&
+		!pst_may_create_in(tables->schema, GetUserId()))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied to choose the tables of extension prompt_stats"),
+				 errhint("Grant the right to create in its schema, with GRANT CREATE ON SCHEMA %s.",
+						 quote_identifier(get_namespace_name(tables->schema)))));
+}
+
 /*
  * prompt_stats_remember(events regclass, stats regclass): from now on count in
  * these; NULLs forget it, and the usual names hold again.
@@ -598,7 +625,7 @@ prompt_stats_remember(PG_FUNCTION_ARGS)
 	Oid			types[] = {REGCLASSOID, REGCLASSOID};
 	Datum		values[2];
 
-	pst_check_owner(pst_get_tables(fcinfo->flinfo->fn_oid));
+	check_may_remember(pst_get_tables(fcinfo->flinfo->fn_oid));
 	SPI_connect();
 	(void) pst_run_on_own(config, psprintf("DELETE FROM %s", name), 0, NULL, NULL);
 	if (!PG_ARGISNULL(0) && !PG_ARGISNULL(1))

@@ -279,7 +279,7 @@ SELECT call, ext.try(call) FROM (VALUES
 	('SELECT ext.prompt_stats_teardown()'),
 	('SELECT ext.prompt_stats_migrate_batch()'),
 	('SELECT ext.prompt_stats_migrate_step(10, ''add'', ''keep'')'),
-	('SELECT ext.prompt_stats_migrate_begin(''add'')'),
+	('SELECT ext.prompt_stats_migrate_begin(1, ''add'', ''keep'')'),
 	('SELECT ext.prompt_stats_migrate_finish()'),
 	('SELECT * FROM ext.prompt_stats_migrate_report()'),
 	('SELECT * FROM ext.prompt_stats_missing_prompts()'),
