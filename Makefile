@@ -81,11 +81,14 @@ REGRESS = \
 	transactions \
 	privileges \
 	adopt \
-	migrate
+	migrate \
+	hardening
 ISOLATION = \
 	count_one_row \
 	count_arrays \
+	array_insert_race \
 	insert_race \
+	read_replaced \
 	migrate_batches \
 	track_and_recount \
 	setup_locks

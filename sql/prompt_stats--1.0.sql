@@ -427,7 +427,8 @@ BEGIN
 			MESSAGE = format('column "%s" of table %s is NOT NULL and has no default', col.attname, tab),
 			DETAIL = 'The extension inserts rows without it.',
 			HINT = format('Give it one, with ALTER TABLE %s ALTER COLUMN %I SET DEFAULT %s;', tab, col.attname,
-						  CASE col.type WHEN 'uuid'::regtype THEN 'gen_random_uuid()'
+						  CASE WHEN col.type = 'uuid'::regtype THEN 'gen_random_uuid()'
+						  WHEN col.type IN ('timestamptz'::regtype, 'timestamp'::regtype, 'date'::regtype) THEN 'now()'
 						  ELSE '''...''' END);
 	END IF;
 
@@ -789,7 +790,7 @@ COMMENT ON FUNCTION @extschema@.prompt_stats_teardown() IS
 -- Migrating
 -- ---------------------------------------------------------------------------
 
-CREATE FUNCTION @extschema@.prompt_stats_migrate_batch(n integer DEFAULT 50000,
+CREATE FUNCTION @extschema@.prompt_stats_migrate_batch(n integer DEFAULT 200000,
 		mode text DEFAULT 'add', unmovable text DEFAULT 'keep')
 	RETURNS bigint
 	AS 'MODULE_PATHNAME', 'prompt_stats_migrate_batch'
@@ -995,7 +996,7 @@ COMMENT ON FUNCTION @extschema@.prompt_stats_migrate_finish() IS
 /*
  * Commits as it goes, so it can have no SET clause, and names everything in full.
  */
-CREATE PROCEDURE @extschema@.prompt_stats_migrate(batch_size integer DEFAULT 50000,
+CREATE PROCEDURE @extschema@.prompt_stats_migrate(batch_size integer DEFAULT 200000,
 		mode text DEFAULT 'add', unmovable text DEFAULT 'keep', dry_run boolean DEFAULT false)
 LANGUAGE plpgsql
 AS $$

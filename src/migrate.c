@@ -431,9 +431,9 @@ delete_and_sum(Migration *migration, Snapshot snapshot, Range *range)
 	range->deltas = deleted.deltas;
 }
 
-/* The deltas of prompts that have a row, zeroed */
+/* What the counters of the prompts hold now; those without a row are left out */
 static PstDeltas
-find_rows(const PstTables *tables, const PstDeltas *deltas)
+read_counters(const PstTables *tables, const PstDeltas *deltas)
 {
 	Oid			type = get_array_type(pst_id_type(deltas->kind));
 	Datum		ids = PointerGetDatum(ids_of(deltas));
@@ -441,13 +441,15 @@ find_rows(const PstTables *tables, const PstDeltas *deltas)
 	bool		isnull;
 
 	(void) pst_run_as(tables->stats_owner, tables->stats_path,
-					  psprintf("SELECT s.prompt_id::pg_catalog.%s FROM ONLY %s AS s"
+					  psprintf("SELECT s.prompt_id::pg_catalog.%s, s.view_count::pg_catalog.int8,"
+							   " s.copy_count::pg_catalog.int8 FROM ONLY %s AS s"
 							   " WHERE s.prompt_id OPERATOR(pg_catalog.=) ANY ($1)",
 							   pst_type_name(deltas->kind), tables->stats_name),
 					  1, &type, &ids);
 	pst_init_deltas(&rows, tables, SPI_processed);
 	for (uint64 row = 0; row < SPI_processed; row++)
-		(void) pst_add_delta(&rows, get_field(row, 1, &isnull), PST_VIEWS, 0);
+		pst_add_delta(&rows, get_field(row, 1, &isnull), PST_VIEWS, get_number(row, 2))->n[PST_COPIES] =
+			get_number(row, 3);
 	pst_sort_deltas(&rows);
 	return rows;
 }
@@ -471,26 +473,32 @@ take_baseline(Migration *migration, const PstDeltas *deltas)
 }
 
 /*
- * With mode => 'discard': what the counters held at first is taken off, once, unless
- * their row has gone meanwhile.
+ * With mode => 'discard': what the counters held at first is taken off, once.  A
+ * counter that holds less by now has been reset, or its row was deleted, and what
+ * it held at first is gone already.
  */
 static void
 subtract_baseline(Migration *migration, PstDeltas *deltas)
 {
 	const PstTables *tables = migration->tables;
-	PstDeltas	rows = find_rows(tables, deltas);
+	PstDeltas	rows = read_counters(tables, deltas);
 	uint64		found = take_baseline(migration, deltas);
 	bool		isnull;
 
 	for (uint64 row = 0; row < found; row++)
 	{
 		Datum		id = get_field(row, 1, &isnull);
+		int64		views = get_number(row, 2);
+		int64		copies = get_number(row, 3);
+		PstDelta   *held;
 
 		if (deltas->kind != PST_TEXT)
 			id = pst_convert_id(id, PST_TEXT, deltas->kind, tables->stats_name);
-		if (pst_find_delta(&rows, id) != NULL)
-			pst_add_delta(deltas, id, PST_VIEWS, -get_number(row, 2))->n[PST_COPIES] =
-				-get_number(row, 3);
+		held = pst_find_delta(&rows, id);
+		if (held != NULL && held->n[PST_VIEWS] >= views)
+			(void) pst_add_delta(deltas, id, PST_VIEWS, -views);
+		if (held != NULL && held->n[PST_COPIES] >= copies)
+			(void) pst_add_delta(deltas, id, PST_COPIES, -copies);
 	}
 	pst_merge_deltas(deltas);
 }

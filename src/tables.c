@@ -548,8 +548,8 @@ lock_table(Oid function, const Oid *table, const char *name, LOCKMODE mode)
 
 	do
 	{
-		(void) pst_get_tables(function);
 		seen = invalidations;
+		(void) pst_get_tables(function);
 		if (!OidIsValid(*table))
 			missing_table(name, cached.schema);
 		LockRelationOid(*table, mode);

@@ -1,0 +1,44 @@
+-- prompt_stats
+-- This extension, as CREATE EXTENSION leaves it. Run once for each durability
+-- mode that it has.
+
+--@ schema
+CREATE EXTENSION prompt_stats;
+
+--@ fill
+-- In the key's order, which is fast while the key is there already.
+INSERT INTO prompt_stats (prompt_id, view_count)
+SELECT bench_prompt(n), bench_views(n, {prompts}) FROM generate_series(1, {prompts}) n
+ORDER BY 1;
+
+--@ call
+SELECT increment_prompt_views({id});
+
+--@ array
+SELECT increment_prompt_views({ids});
+
+--@ settle
+-- What is acknowledged but still in memory belongs to the sum, and to the WAL.
+DO $$
+DECLARE
+	waiting boolean := to_regclass('prompt_stats_status') IS NOT NULL;
+BEGIN
+	FOR i IN 1..500 LOOP
+		EXIT WHEN NOT waiting;
+		EXECUTE 'SELECT pending > 0 FROM prompt_stats_status' INTO waiting;
+		PERFORM pg_sleep(0.02) WHERE waiting;
+	END LOOP;
+END $$;
+
+--@ total
+SELECT sum(view_count) FROM prompt_stats;
+
+--@ read one count, plain
+-- As from any table of counters, the upserts' too.
+SELECT view_count FROM prompt_stats WHERE prompt_id = {id};
+
+--@ read one count, get_prompt_stats()
+SELECT view_count FROM get_prompt_stats({id});
+
+--@ read top 20, plain
+SELECT prompt_id, view_count FROM prompt_stats ORDER BY view_count DESC LIMIT 20;

@@ -1,0 +1,54 @@
+"""One run of pgbench."""
+import glob
+import os
+import re
+import subprocess
+import tempfile
+
+from lib import server
+
+# The share of transactions whose latency is written down. Writing all of them
+# would cost the fast contenders more than the slow ones.
+SAMPLED = 0.2
+
+
+def pgbench(database, script, clients, length, settings={}, sampled=SAMPLED, prepared=True,
+            until_error=False):
+    """Runs the script; length is pgbench's -T or -t. Returns what pgbench tells.
+
+    With until_error the clients go on until their script fails, as it is meant to.
+    """
+    with tempfile.TemporaryDirectory() as directory:
+        path = os.path.join(directory, "script.sql")
+        with open(path, "w") as file:
+            file.write(script + "\n")
+        log = ["-l", "--log-prefix", os.path.join(directory, "log"), "--sampling-rate", str(sampled)]
+        done = subprocess.run(
+            ["pgbench", "-n", "-M", "prepared" if prepared else "simple",
+             "-f", path, "-c", str(clients), "-j", str(min(clients, 2)), *length, *log, database],
+            env=server.environment(settings), capture_output=True, text=True)
+        if done.returncode != (2 if until_error else 0):
+            raise RuntimeError(f"pgbench in {database}: {done.stderr.strip()}")
+        return {**told(done.stdout), "latencies": latencies(directory)}
+
+
+def told(output):
+    """What the clients were told: transactions that worked, that failed, how fast."""
+    def number(pattern):
+        return re.search(pattern, output, re.MULTILINE).group(1)
+    return {"processed": int(number(r"actually processed: (\d+)")),
+            "failed": int(number(r"failed transactions: (\d+)")),
+            "per_second": float(number(r"^tps = ([\d.]+) \(without"))}
+
+
+def latencies(directory):
+    """Sampled latencies in ms, sorted."""
+    found = []
+    for path in glob.glob(os.path.join(directory, "log.*")):
+        with open(path) as file:
+            found += [int(fields[2]) / 1000 for fields in map(str.split, file) if fields[2].isdigit()]
+    return sorted(found)
+
+
+def percentile(ordered, share):
+    return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else None

@@ -1,0 +1,94 @@
+"""What is measured, and how many seconds it may take.
+
+A benchmark that takes an hour is not run. So not every workload is run with
+every number of clients; the hot prompt is, because that is where the contenders
+differ most.
+"""
+from collections import namedtuple
+
+# Every contender, or those whose names begin so, for so many seconds, so often.
+Runs = namedtuple("Runs", "section workload clients seconds repeats who sync snapshot slow_us",
+                  defaults=["", "on", False, 0])
+Plan = namedtuple("Plan", "minutes prompts runs storage_counts read_sizes migration_sizes")
+
+ENGINE = ("noop", "prompt_stats", "upsert_plpgsql")
+
+FULL = Plan(
+    minutes=15,
+    prompts=1_000_000,
+    runs=[
+        Runs("hot", "hot", (1, 4), 1, 2),
+        Runs("hot", "hot", (16, 64), 2, 2),
+        Runs("zipf", "zipf", (16,), 2, 2),
+        Runs("uniform", "uniform", (1, 16, 64), 1, 1),
+        Runs("sync off", "hot", (16,), 1, 2, sync="off"),
+        Runs("snapshot held", "hot", (16,), 2, 1, snapshot=True),
+        Runs("PostgREST", "postgrest", (16,), 1, 2),
+        Runs("list of 100", "list", (4,), 1, 2, who=ENGINE),
+        Runs("slow disk 1 ms", "hot", (16, 64), 1, 1, who=ENGINE, slow_us=1000),
+        Runs("slow disk 5 ms", "hot", (16, 64), 1, 1, who=ENGINE, slow_us=5000),
+    ],
+    storage_counts=1_000_000,
+    read_sizes=(1_000, 100_000, 10_000_000),
+    migration_sizes=(100_000, 1_000_000, 5_000_000),
+)
+
+QUICK = Plan(
+    minutes=2,
+    prompts=100_000,
+    runs=[
+        Runs("hot", "hot", (1, 16), 1, 1),
+        Runs("zipf", "zipf", (16,), 1, 1),
+        Runs("sync off", "hot", (16,), 1, 1, sync="off"),
+        Runs("PostgREST", "postgrest", (16,), 1, 1),
+    ],
+    storage_counts=20_000,
+    read_sizes=(1_000, 100_000),
+    migration_sizes=(100_000,),
+)
+
+SELF_TEST = Plan(
+    minutes=1,
+    prompts=1_000,
+    runs=[Runs("hot", "hot", (4,), 1, 1, sync="off")],
+    storage_counts=0,
+    read_sizes=(),
+    migration_sizes=(),
+)
+
+
+def only(plan, sections):
+    """The plan, cut down to these sections."""
+    return plan._replace(
+        runs=[runs for runs in plan.runs if runs.section in sections],
+        storage_counts=plan.storage_counts * ("storage" in sections),
+        read_sizes=plan.read_sizes * ("reads" in sections),
+        migration_sizes=plan.migration_sizes * ("migration" in sections))
+
+
+# What they take on two idle cores, in seconds: connecting and adding up, a run;
+# a restart of the server; a count in the loop of lib/storage.py; a prompt of
+# lib/reads.py, built and read by all; a legacy row, made, copied and moved twice.
+AROUND_A_RUN, RESTART, LOOPED_COUNT, READ_PROMPT, LEGACY_ROW = 0.35, 2, 20e-6, 16e-6, 13e-6
+
+
+def estimate(plan, chosen, stored):
+    """[(section, sizes, how, seconds)]; chosen(runs) are the contenders of a section,
+    stored how many of them lib/storage.py is about."""
+    for runs in plan.runs:
+        seconds = len(runs.clients) * runs.repeats * len(chosen(runs)) * (runs.seconds + AROUND_A_RUN)
+        yield (runs.section, runs.clients, f"{runs.seconds} s x {runs.repeats}",
+               seconds + 2 * RESTART * bool(runs.slow_us))
+    yield "storage", [plan.storage_counts], "", plan.storage_counts * LOOPED_COUNT * stored
+    yield "reads", plan.read_sizes, "", sum(plan.read_sizes) * READ_PROMPT
+    yield "migration", plan.migration_sizes, "", sum(plan.migration_sizes) * LEGACY_ROW
+
+
+def shown(plan, chosen, stored):
+    """The plan as a table."""
+    rows = list(estimate(plan, chosen, stored))
+    lines = [f"{section:16} {', '.join(f'{size:,}' for size in sizes):30} {how:8} {seconds:4.0f} s"
+             for section, sizes, how, seconds in rows]
+    total = sum(seconds for *_, seconds in rows)
+    return "\n".join(["The plan: clients or sizes, a run and its repeats, seconds for all contenders:", *lines,
+                      f"about {total / 60:.1f} minutes and the setting up; at most {plan.minutes}"])

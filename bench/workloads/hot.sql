@@ -1,0 +1,7 @@
+-- One hot prompt gets every count.
+
+--@ id
+uuid '{hot}'
+
+--@ script
+{call}
