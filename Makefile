@@ -68,7 +68,8 @@ OBJS = \
 	src/functions.o \
 	src/events.o \
 	src/read.o \
-	src/migrate.o
+	src/migrate.o \
+	src/tally.o
 PG_CPPFLAGS = -DPROMPT_STATS_VERSION='"$(EXTVERSION)"'
 PGFILEDESC = "prompt_stats - counts views, copies and forks of prompts"
 

@@ -20,17 +20,20 @@
  */
 #include "prompt_stats.h"
 
+#include "access/htup_details.h"
+#include "access/relation.h"
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "funcapi.h"
 #include "miscadmin.h"
+#include "nodes/params.h"
+#include "storage/bufmgr.h"
 #include "storage/itemptr.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
-#include "utils/resowner.h"
-#include "utils/snapmgr.h"
+#include "utils/rel.h"
 
 PG_FUNCTION_INFO_V1(prompt_stats_migrate_batch);
 PG_FUNCTION_INFO_V1(prompt_stats_recount_forks);
@@ -43,12 +46,8 @@ PG_FUNCTION_INFO_V1(prompt_stats_check_top_level);
 #define IS_MOVABLE "e.event_type IN ('view', 'copy') AND e.prompt_id IS NOT NULL"
 #define IS_REFUSED "(e.event_type IS NULL OR e.event_type NOT IN ('fork', 'compare_add'))"
 
-/* A row a prompt: what collect_sums() reads; %s is the type of ids */
-#define SELECT_SUMS \
-	"SELECT x.prompt_id::pg_catalog.%s, pg_catalog.count(*)," \
-	" pg_catalog.count(*) FILTER (WHERE x.event_type = 'view')," \
-	" pg_catalog.count(*) FILTER (WHERE x.event_type = 'copy')," \
-	" pg_catalog.max(x.ctid) FROM"
+/* A page holds no more rows than this, whatever they are (htup_details.h) */
+#define BLOCKS_FOR(rows) ((rows) / MaxHeapTuplesPerPage)
 
 typedef struct Migration
 {
@@ -59,6 +58,7 @@ typedef struct Migration
 	bool		delete_unmovable;
 	bool		running;		/* the state is of this run, not of an earlier
 								 * one */
+	BlockNumber blocks;			/* of prompt_events */
 	ItemPointerData position;	/* the last row that was looked at */
 } Migration;
 
@@ -66,8 +66,6 @@ typedef struct Migration
 typedef struct Range
 {
 	ItemPointerData last;
-	int64		rows;			/* that are to leave prompt_events */
-	PstDeltas	deltas;			/* their sums */
 	ArrayType  *missing;		/* their prompts that don't exist; NULL: none */
 } Range;
 
@@ -119,21 +117,15 @@ enter_events(PstOwnerScope *scope, const PstTables *tables)
 							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 }
 
-/* One statement, with the snapshot; returns the number of rows */
-static uint64
-run_on_events(const PstTables *tables, Snapshot snapshot, const char *sql, int nargs,
-			  Oid *types, Datum *values, const char *nulls)
+/* One statement on prompt_events */
+static void
+run_on_events(const PstTables *tables, const char *sql, int nargs, Oid *types, Datum *values)
 {
 	PstOwnerScope scope;
-	SPIPlanPtr	plan;
 
 	enter_events(&scope, tables);
-	plan = SPI_prepare(sql, nargs, types);
-	if (plan == NULL ||
-		SPI_execute_snapshot(plan, values, nulls, snapshot, InvalidSnapshot, false, true, 0) < 0)
-		elog(ERROR, "could not run \"%s\"", sql);
+	(void) pst_run_sql(sql, nargs, types, values);
 	pst_leave_owner(&scope);
-	return SPI_processed;
 }
 
 /* ---- prompts that do not exist ---- */
@@ -279,156 +271,110 @@ ids_of(const PstDeltas *deltas)
 	return pst_id_array(ids, deltas->len, deltas->kind);
 }
 
-static int64
-rows_of(const PstDeltas *deltas, ArrayType *prompts)
-{
-	Datum	   *ids;
-	bool	   *nulls;
-	int			len;
-	int64		rows = 0;
-
-	pst_deconstruct_ids(prompts, deltas->kind, &ids, &nulls, &len);
-	for (int i = 0; i < len; i++)
-	{
-		PstDelta   *delta = pst_find_delta(deltas, ids[i]);
-
-		rows += delta->n[PST_VIEWS] + delta->n[PST_COPIES];
-	}
-	return rows;
-}
-
-/* The sums that are in SPI_tuptable, a row a prompt; false where there is none */
+/* By the number of pages, as far as that can't exceed the limit; else by looking */
 static bool
-collect_sums(const PstTables *tables, Range *range)
-{
-	range->rows = 0;
-	pst_init_deltas(&range->deltas, tables, SPI_processed);
-	for (uint64 row = 0; row < SPI_processed; row++)
-	{
-		bool		no_prompt;
-		bool		isnull;
-		Datum		id = get_field(row, 1, &no_prompt);
-		ItemPointer last = (ItemPointer) DatumGetPointer(get_field(row, 5, &isnull));
-
-		if (row == 0 || ItemPointerCompare(last, &range->last) > 0)
-			range->last = *last;
-		range->rows += get_number(row, 2);
-		if (no_prompt)
-			continue;
-		pst_add_delta(&range->deltas, id, PST_VIEWS, get_number(row, 3))->n[PST_COPIES] =
-			get_number(row, 4);
-	}
-	pst_sort_deltas(&range->deltas);
-	return SPI_processed > 0;
-}
-
-static void
-remove_missing(Migration *migration, Range *range)
-{
-	const PstTables *tables = migration->tables;
-	ArrayType  *missing = NULL;
-
-	if (may_miss_prompts(tables))
-		missing = missing_prompts(tables, ids_of(&range->deltas));
-	range->missing = missing != NULL && ARR_NDIM(missing) > 0 ? missing : NULL;
-	if (range->missing != NULL)
-	{
-		/*
-		 * Rows that stay are not counted as moved; rows that go count for
-		 * nothing
-		 */
-		if (!migration->delete_unmovable)
-			range->rows -= rows_of(&range->deltas, range->missing);
-		pst_remove_deltas(&range->deltas, range->missing);
-	}
-	pst_merge_deltas(&range->deltas);
-}
-
-/* The next "limit" rows after the position, and their sums; false where there is none */
-static bool
-find_range(Migration *migration, int32 limit, Snapshot snapshot, Range *range)
+find_last(Migration *migration, int32 limit, Range *range)
 {
 	const PstTables *tables = migration->tables;
 	Oid			types[] = {TIDOID, INT4OID};
 	Datum		values[] = {PointerGetDatum(&migration->position), Int32GetDatum(limit)};
-	char	   *sql = psprintf(SELECT_SUMS " (SELECT e.ctid, e.prompt_id, e.event_type FROM ONLY %s AS e"
-							   " WHERE e.ctid OPERATOR(pg_catalog.>) $1 AND %s LIMIT $2) AS x GROUP BY x.prompt_id",
-							   pst_type_name(tables->id_kind), tables->events_name,
-							   migration->delete_unmovable ? IS_REFUSED : IS_MOVABLE);
+	BlockNumber next = ItemPointerGetBlockNumberNoCheck(&migration->position);
+	bool		isnull;
+	Datum		last;
 
-	(void) run_on_events(tables, snapshot, sql, lengthof(types), types, values, NULL);
-	if (!collect_sums(tables, range))
+	if (BLOCKS_FOR(limit) > 1)
+	{
+		ItemPointerSet(&range->last, next + BLOCKS_FOR(limit) - 1, MaxOffsetNumber);
+		return next < migration->blocks;
+	}
+
+	run_on_events(tables, psprintf("SELECT pg_catalog.max(x.ctid) FROM (SELECT e.ctid FROM ONLY %s AS e"
+								   " WHERE e.ctid OPERATOR(pg_catalog.>) $1 AND %s LIMIT $2) AS x",
+								   tables->events_name,
+								   migration->delete_unmovable ? IS_REFUSED : IS_MOVABLE),
+				  lengthof(types), types, values);
+	last = get_field(0, 1, &isnull);
+	if (isnull)
 		return false;
-	remove_missing(migration, range);
+	range->last = *(ItemPointer) DatumGetPointer(last);
 	return true;
 }
 
-/* $1 and $2 are the ends of the range, $3 the prompts whose rows stay, or NULL */
-static char *
-delete_statement(const Migration *migration)
-{
-	return psprintf("DELETE FROM ONLY %s AS e"
-					" WHERE e.ctid OPERATOR(pg_catalog.>) $1 AND e.ctid OPERATOR(pg_catalog.<=) $2"
-					" AND %s AND COALESCE(e.prompt_id OPERATOR(pg_catalog.<>) ALL ($3), true)",
-					migration->tables->events_name,
-					migration->delete_unmovable ? IS_REFUSED : IS_MOVABLE);
-}
-
-static uint64
-run_on_range(Migration *migration, const Range *range, Snapshot snapshot, const char *sql)
+static ArrayType *
+find_missing(Migration *migration, const Range *range)
 {
 	const PstTables *tables = migration->tables;
-	bool		skips = range->missing != NULL && !migration->delete_unmovable;
-	Oid			types[] = {TIDOID, TIDOID, get_array_type(pst_id_type(tables->id_kind))};
-	Datum		values[] = {PointerGetDatum(&migration->position),
-	PointerGetDatum(&range->last), PointerGetDatum(range->missing)};
+	Oid			types[] = {TIDOID, TIDOID};
+	Datum		values[] = {PointerGetDatum(&migration->position), PointerGetDatum(&range->last)};
+	ArrayType  *missing;
 
-	return run_on_events(tables, snapshot, sql, lengthof(types), types, values,
-						 skips ? NULL : "  n");
+	if (!may_miss_prompts(tables))
+		return NULL;
+	run_on_events(tables, psprintf("SELECT DISTINCT e.prompt_id::pg_catalog.%s FROM ONLY %s AS e"
+								   " WHERE e.ctid OPERATOR(pg_catalog.>) $1 AND e.ctid OPERATOR(pg_catalog.<=) $2"
+								   " AND " IS_MOVABLE,
+								   pst_type_name(tables->id_kind), tables->events_name),
+				  lengthof(types), types, values);
+	missing = missing_prompts(tables, get_ids(tables->id_kind));
+	return ARR_NDIM(missing) > 0 ? missing : NULL;
+}
+
+/* The next range after the position; false at the end of the table */
+static bool
+find_range(Migration *migration, int32 limit, Range *range)
+{
+	if (!find_last(migration, limit, range))
+		return false;
+	range->missing = find_missing(migration, range);
+	return true;
+}
+
+static void
+set_param(ParamListInfo params, int number, Oid type, Datum value, bool isnull)
+{
+	params->params[number].value = value;
+	params->params[number].isnull = isnull;
+	params->params[number].pflags = PARAM_FLAG_CONST;
+	params->params[number].ptype = type;
 }
 
 /*
- * Deletes the rows of the range: those that the sums are of, for the snapshot is
- * the same, and the check on event_type keeps them from becoming others.  False,
- * with nothing deleted, where the numbers differ: somebody else deleted one of
- * them meanwhile, as the cascade of a prompt does, or a trigger kept one.
+ * Deletes the rows of the range; returns how many, and their sums.  They are summed
+ * up as they are deleted: rows that somebody else deletes meanwhile, or that a
+ * trigger keeps, don't count.
  */
-static bool
-delete_range(Migration *migration, Snapshot snapshot, const Range *range)
+static int64
+delete_range(Migration *migration, const Range *range, PstDeltas *deltas)
 {
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	bool		all;
+	const PstTables *tables = migration->tables;
+	bool		keeps = range->missing != NULL && !migration->delete_unmovable;
+	Oid			types[] = {TIDOID, TIDOID, get_array_type(pst_id_type(tables->id_kind))};
+	PstTally   *tally = pst_create_tally(tables);
+	SPIExecuteOptions options = {.params = makeParamList(lengthof(types)),.dest = pst_tally_receiver(tally)};
+	PstOwnerScope scope;
+	SPIPlanPtr	plan;
+	int64		rows;
 
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(context);
-	all = run_on_range(migration, range, snapshot,
-					   delete_statement(migration)) == (uint64) range->rows;
-	if (all)
-		ReleaseCurrentSubTransaction();
-	else
-		RollbackAndReleaseCurrentSubTransaction();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
-	return all;
-}
+	set_param(options.params, 0, types[0], PointerGetDatum(&migration->position), false);
+	set_param(options.params, 1, types[1], PointerGetDatum(&range->last), false);
+	set_param(options.params, 2, types[2], PointerGetDatum(range->missing), !keeps);
+	enter_events(&scope, tables);
+	plan = SPI_prepare(psprintf("DELETE FROM ONLY %s AS e"
+								" WHERE e.ctid OPERATOR(pg_catalog.>) $1 AND e.ctid OPERATOR(pg_catalog.<=) $2"
+								" AND %s AND COALESCE(e.prompt_id OPERATOR(pg_catalog.<>) ALL ($3), true)"
+								" RETURNING e.prompt_id::pg_catalog.%s, e.event_type::pg_catalog.text",
+								tables->events_name,
+								migration->delete_unmovable ? IS_REFUSED : IS_MOVABLE,
+								pst_type_name(tables->id_kind)),
+					   lengthof(types), types);
+	if (plan == NULL || SPI_execute_plan_extended(plan, &options) < 0)
+		elog(ERROR, "could not delete from %s", tables->events_name);
+	pst_leave_owner(&scope);
 
-/* The same, slower: the sums are made anew, of the rows that were really deleted */
-static void
-delete_and_sum(Migration *migration, Snapshot snapshot, Range *range)
-{
-	Range		deleted = *range;
-
-	(void) run_on_range(migration, range, snapshot,
-						psprintf("WITH x AS (%s RETURNING e.prompt_id, e.event_type, e.ctid) " SELECT_SUMS " x GROUP BY x.prompt_id",
-								 delete_statement(migration),
-								 pst_type_name(migration->tables->id_kind)));
-	(void) collect_sums(migration->tables, &deleted);
-	pst_merge_deltas(&deleted.deltas);
+	rows = pst_finish_tally(tally, deltas);
 	if (range->missing != NULL)
-		pst_remove_deltas(&deleted.deltas, range->missing);
-	range->rows = deleted.rows;
-	range->deltas = deleted.deltas;
+		pst_remove_deltas(deltas, range->missing);
+	return rows;
 }
 
 /* What the counters of the prompts hold now; those without a row are left out */
@@ -503,37 +449,28 @@ subtract_baseline(Migration *migration, PstDeltas *deltas)
 	pst_merge_deltas(deltas);
 }
 
-/* Moves the rows of one range */
-static void
-move_range(Migration *migration, Snapshot snapshot, Range *range)
+/* Moves the rows of one range; returns how many left prompt_events */
+static int64
+move_range(Migration *migration, Range *range)
 {
+	PstDeltas	deltas;
+	int64		rows = delete_range(migration, range, &deltas);
+
+	migration->position = range->last;
+	if (rows == 0)
+		return 0;
 	if (!migration->running)
 		begin_run(migration);
-	if (!delete_range(migration, snapshot, range))
-		delete_and_sum(migration, snapshot, range);
-	migration->position = range->last;
-	save_state(migration, range->rows, &range->deltas);
+	save_state(migration, rows, &deltas);
 	if (migration->discard)
-		subtract_baseline(migration, &range->deltas);
-	(void) pst_fold(migration->tables, &range->deltas);
-}
-
-/* Moves the next range; false at the end of the table */
-static bool
-move_one(Migration *migration, int32 limit, Range *range)
-{
-	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	bool		found = find_range(migration, limit, snapshot, range);
-
-	if (found)
-		move_range(migration, snapshot, range);
-	UnregisterSnapshot(snapshot);
-	return found;
+		subtract_baseline(migration, &deltas);
+	(void) pst_fold(migration->tables, &deltas);
+	return rows;
 }
 
 /*
  * From the position to the end, and once more from the start where the position
- * was not the start.  A range may hold nothing but rows of missing prompts.
+ * was not the start.  A range may hold nothing that can be moved.
  */
 static int64
 move_next(Migration *migration, int32 limit)
@@ -544,9 +481,13 @@ move_next(Migration *migration, int32 limit)
 
 	for (;;)
 	{
-		while (move_one(migration, limit, &range))
-			if (range.rows > 0)
-				return range.rows;
+		while (find_range(migration, limit, &range))
+		{
+			int64		rows = move_range(migration, &range);
+
+			if (rows > 0)
+				return rows;
+		}
 		if (from_start)
 			return 0;
 		from_start = true;
@@ -608,22 +549,14 @@ need_batch_size(FunctionCallInfo fcinfo, int argno)
 	return PG_GETARG_INT32(argno);
 }
 
-/* Without the check, rows could be changed into others, or come, while we move them */
-static void
-check_guarded(const Migration *migration)
+static BlockNumber
+count_blocks(Oid table)
 {
-	Oid			type = REGCLASSOID;
-	Datum		events = ObjectIdGetDatum(migration->tables->events);
-	const char *schema = quote_identifier(get_namespace_name(migration->tables->schema));
+	Relation	rel = relation_open(table, NoLock);
+	BlockNumber blocks = RelationGetNumberOfBlocks(rel);
 
-	if (pst_run_as(GetUserId(), PST_SAFE_PATH,
-				   psprintf("SELECT FROM %s.prompt_stats_checks($1) WHERE is_ours", schema),
-				   1, &type, &events) == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("no check keeps table %s to fork and compare_add",
-						migration->tables->events_name),
-				 errhint("Add it with SELECT %s.prompt_stats_setup();", schema)));
+	relation_close(rel, NoLock);
+	return blocks;
 }
 
 static const PstTables *
@@ -668,7 +601,7 @@ prompt_stats_migrate_batch(PG_FUNCTION_ARGS)
 	LockRelationOid(migration.state, ShareUpdateExclusiveLock);
 
 	SPI_connect();
-	check_guarded(&migration);
+	migration.blocks = count_blocks(migration.tables->events);
 	read_state(&migration);
 	rows = move_next(&migration, limit);
 	SPI_finish();

@@ -26,7 +26,10 @@ pst_write_context(void *table_name)
 void
 pst_save_plan(PstPlan *plan, const char *sql, int nargs, Oid *argtypes)
 {
-	/* Planned once: with the arrays of a call for constants it would be each time */
+	/*
+	 * Planned once: with the arrays of a call for constants it would be each
+	 * time
+	 */
 	SPIPlanPtr	prepared = SPI_prepare_cursor(sql, nargs, argtypes, CURSOR_OPT_GENERIC_PLAN);
 
 	if (prepared == NULL || SPI_keepplan(prepared) != 0)

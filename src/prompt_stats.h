@@ -147,6 +147,13 @@ extern const char *pst_qualified_name(Oid table);
 /* fold.c */
 extern uint64 pst_fold(const PstTables *tables, PstDeltas *deltas);
 
+/* tally.c */
+typedef struct PstTally PstTally;
+
+extern PstTally * pst_create_tally(const PstTables *tables);
+extern DestReceiver * pst_tally_receiver(PstTally * tally);
+extern int64 pst_finish_tally(PstTally * tally, PstDeltas *deltas);
+
 /* functions.c */
 extern void pst_count_one(Oid function, Datum id, PstIdKind kind, PstCounter counter, int64 n);
 extern void pst_check_may_write(Oid function);

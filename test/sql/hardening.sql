@@ -280,7 +280,7 @@ SELECT try('SELECT increment_prompt_views(ARRAY[1, 10])') ~ '^23503 ';
 DROP TABLE prompt_events, prompt_stats, prompts;
 
 --
--- A mode that there is none of, and a batch without the check: nothing is changed
+-- A mode that there is none of changes nothing; a batch does not need our check
 --
 CREATE TABLE prompt_stats (prompt_id uuid PRIMARY KEY, view_count bigint, copy_count bigint, fork_count bigint);
 CREATE TABLE prompt_events (prompt_id uuid, user_id uuid, event_type text, CONSTRAINT old CHECK (event_type IN ('view', 'copy', 'fork', 'compare_add')));
@@ -295,12 +295,11 @@ SELECT checks('prompt_events');
 SELECT count(*) FROM prompt_events;
 SELECT count(*) FROM prompt_stats;
 SELECT count(*) FROM prompt_stats_migration_progress;
-SELECT try('SELECT prompt_stats_migrate_batch(10)', true);
 SELECT sum(view_count) FROM prompt_stats;
 SELECT count(*) FROM prompt_events;
 -- once it has gone, too
 ALTER TABLE prompt_events DROP CONSTRAINT old;
-SELECT try('SELECT prompt_stats_migrate_batch(10)') ~ '^55000 ';
+SELECT try('SELECT prompt_stats_migrate_batch(10)');
 SELECT sum(view_count) FROM prompt_stats;
 CALL prompt_stats_migrate();
 SELECT sum(view_count) FROM prompt_stats;
