@@ -790,7 +790,7 @@ COMMENT ON FUNCTION @extschema@.prompt_stats_teardown() IS
 -- Migrating
 -- ---------------------------------------------------------------------------
 
-CREATE FUNCTION @extschema@.prompt_stats_migrate_batch(n integer DEFAULT 2000000,
+CREATE FUNCTION @extschema@.prompt_stats_migrate_batch(n integer DEFAULT 500000,
 		mode text DEFAULT 'add', unmovable text DEFAULT 'keep')
 	RETURNS bigint
 	AS 'MODULE_PATHNAME', 'prompt_stats_migrate_batch'
@@ -996,7 +996,7 @@ COMMENT ON FUNCTION @extschema@.prompt_stats_migrate_finish() IS
 /*
  * Commits as it goes, so it can have no SET clause, and names everything in full.
  */
-CREATE PROCEDURE @extschema@.prompt_stats_migrate(batch_size integer DEFAULT 2000000,
+CREATE PROCEDURE @extschema@.prompt_stats_migrate(batch_size integer DEFAULT 500000,
 		mode text DEFAULT 'add', unmovable text DEFAULT 'keep', dry_run boolean DEFAULT false)
 LANGUAGE plpgsql
 AS $$
