@@ -66,29 +66,36 @@ is_zero(const PstDelta *delta)
 	return true;
 }
 
-/* Sorted by id, one delta a prompt, none that adds nothing */
+/* Sorted by id, one delta a prompt */
 void
-pst_merge_deltas(PstDeltas *deltas)
+pst_sort_deltas(PstDeltas *deltas)
 {
 	PstDelta   *items = deltas->items;
-	int			last = 0;
+	int			len = 0;
 
 	if (deltas->len > 1)
 		qsort_arg(items, deltas->len, sizeof(PstDelta), compare_deltas, deltas);
-
-	for (int i = 1; i < deltas->len; i++)
+	for (int i = 0; i < deltas->len; i++)
 	{
-		if (compare_deltas(&items[last], &items[i], deltas) == 0)
-			add_up(&items[last], &items[i], deltas->kind);
+		if (len > 0 && compare_deltas(&items[len - 1], &items[i], deltas) == 0)
+			add_up(&items[len - 1], &items[i], deltas->kind);
 		else
-		{
-			if (!is_zero(&items[last]))
-				last++;
-			items[last] = items[i];
-		}
+			items[len++] = items[i];
 	}
-	if (deltas->len > 0)
-		deltas->len = is_zero(&items[last]) ? last : last + 1;
+	deltas->len = len;
+}
+
+/* The same, without those that add nothing */
+void
+pst_merge_deltas(PstDeltas *deltas)
+{
+	int			len = 0;
+
+	pst_sort_deltas(deltas);
+	for (int i = 0; i < deltas->len; i++)
+		if (!is_zero(&deltas->items[i]))
+			deltas->items[len++] = deltas->items[i];
+	deltas->len = len;
 }
 
 /* In a merged set; NULL where the prompt has no delta */

@@ -53,7 +53,7 @@ log_event(FunctionCallInfo fcinfo, const char *event_type)
 				 errhint("Leave out the call where there is nothing to log.")));
 
 	pst_check_may_write(function);
-	tables = pst_lock_events(function);
+	tables = pst_lock_events(pst_schema_of(fcinfo));
 	values[0] = pst_convert_id(PG_GETARG_DATUM(0),
 							   pst_argument_kind(function, 0, &is_array),
 							   tables->event_id_kind, tables->events_name);
@@ -77,7 +77,7 @@ track_prompt_fork(PG_FUNCTION_ARGS)
 	bool		is_array;
 
 	log_event(fcinfo, "fork");
-	pst_count_one(function, PG_GETARG_DATUM(0),
+	pst_count_one(pst_schema_of(fcinfo), PG_GETARG_DATUM(0),
 				  pst_argument_kind(function, 0, &is_array), PST_FORKS, 1);
 	PG_RETURN_VOID();
 }

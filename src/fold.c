@@ -46,11 +46,13 @@ static const char *const of_excluded[PST_NCOUNTERS] = {
 	"ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), pg_catalog.unnest($3)," \
 	" pg_catalog.unnest($4)) AS d(id, views, copies, forks)"
 
-/* Saved plans; a statement for each set of counters but the lock */
+/* Saved plans; a statement for each set of counters but those that read */
 static PstPlan update_one_plans[NMASKS];
 static PstPlan update_many_plans[NMASKS];
 static PstPlan upsert_plans[NMASKS];
 static PstPlan lock_plan;
+static PstPlan skip_locked_plan;
+static PstPlan exists_plan;
 
 /* ---- statements ---- */
 
@@ -133,13 +135,11 @@ build_upsert(StringInfo sql, const PstTables *tables, CounterMask mask)
 	append_room(sql, tables, mask, of_excluded);
 }
 
-static void
-build_lock(StringInfo sql, const PstTables *tables)
-{
-	appendStringInfo(sql, "SELECT s.prompt_id FROM ONLY %s AS s"
-					 " WHERE s.prompt_id OPERATOR(pg_catalog.=) ANY ($1)"
-					 " ORDER BY s.prompt_id FOR NO KEY UPDATE", tables->stats_name);
-}
+#define SELECT_ROWS \
+	"SELECT s.prompt_id, s.view_count::pg_catalog.int8, s.copy_count::pg_catalog.int8," \
+	" s.fork_count::pg_catalog.int8 FROM ONLY %s AS s WHERE s.prompt_id OPERATOR(pg_catalog.=) ANY ($1)"
+
+#define LOCK_ROWS SELECT_ROWS " ORDER BY s.prompt_id FOR NO KEY UPDATE"
 
 /* ---- saved plans ---- */
 
@@ -178,19 +178,20 @@ get_many_plan(PstPlan *plan, const PstTables *tables, CounterMask mask,
 	return plan;
 }
 
+/* A SELECT over an array of ids; %s in its text is the table */
 static PstPlan *
-get_lock_plan(const PstTables *tables)
+get_select_plan(PstPlan *plan, const PstTables *tables, const char *select)
 {
-	if (lock_plan.prepared == NULL)
+	if (plan->prepared == NULL)
 	{
 		StringInfoData sql;
 		Oid			types[] = {get_array_type(pst_id_type(tables->id_kind))};
 
 		initStringInfo(&sql);
-		build_lock(&sql, tables);
-		pst_save_plan(&lock_plan, sql.data, lengthof(types), types);
+		appendStringInfo(&sql, select, tables->stats_name);
+		pst_save_plan(plan, sql.data, lengthof(types), types);
 	}
-	return &lock_plan;
+	return plan;
 }
 
 /* ---- running them ---- */
@@ -340,7 +341,7 @@ lock_rows(const PstTables *tables, const PstDeltas *deltas,
 	Datum		ids = ids_of(deltas);
 	bool	   *found = palloc0(deltas->len * sizeof(bool));
 
-	(void) pst_run_plan(get_lock_plan(tables), &ids, NULL, false);
+	(void) pst_run_plan(get_select_plan(&lock_plan, tables, LOCK_ROWS), &ids, NULL, false);
 	for (uint64 row = 0; row < SPI_processed; row++)
 	{
 		bool		isnull;
@@ -372,6 +373,124 @@ fold_many(const PstTables *tables, const PstDeltas *deltas)
 	lock_rows(tables, deltas, &existing, &missing);
 	run_over_deltas(update_many_plans, tables, &existing, build_update_many);
 	run_over_deltas(upsert_plans, tables, &missing, build_upsert);
+}
+
+/* ---- many transactions' deltas at once ---- */
+
+/* What was found of a prompt in the table */
+typedef struct RowState
+{
+	bool		exists;
+	bool		locked;			/* by us: we may update it */
+	int64		room[PST_NCOUNTERS];	/* left until the counter overflows */
+} RowState;
+
+static PstDeltas
+sum_units(const PstTables *tables, const PstDeltas *units, const PstVerdict *verdicts, int nunits)
+{
+	PstDeltas	sum;
+
+	pst_init_deltas(&sum, tables, nunits);
+	for (int u = 0; u < nunits; u++)
+		for (int i = 0; verdicts[u] == PST_VERDICT_FOLDED && i < units[u].len; i++)
+			memcpy(pst_add_delta(&sum, units[u].items[i].id, PST_VIEWS, 0)->n,
+				   units[u].items[i].n, sizeof(units[u].items[i].n));
+	pst_sort_deltas(&sum);
+	return sum;
+}
+
+static void
+read_room(const PstTables *tables, uint64 row, RowState *state)
+{
+	for (int c = 0; c < PST_NCOUNTERS; c++)
+	{
+		bool		isnull;
+		Datum		value = SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc,
+										  2 + c, &isnull);
+		int64		held = isnull ? 0 : DatumGetInt64(value);
+
+		state->room[c] = tables->counter_max[c] - Max(held, 0);
+	}
+}
+
+/* Runs a SELECT of LOCK_ROWS' shape; tells of each row that it finds */
+static void
+look_at_rows(PstPlan *plan, const PstTables *tables, const PstDeltas *deltas,
+			 RowState *states, bool locks)
+{
+	Datum		ids = ids_of(deltas);
+
+	(void) pst_run_plan(plan, &ids, NULL, false);
+	for (uint64 row = 0; row < SPI_processed; row++)
+	{
+		bool		isnull;
+		Datum		id = SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc,
+									   1, &isnull);
+		PstDelta   *delta = pst_find_delta(deltas, id);
+
+		if (delta == NULL)
+			continue;
+		states[delta - deltas->items].exists = true;
+		states[delta - deltas->items].locked |= locks;
+		read_room(tables, row, &states[delta - deltas->items]);
+	}
+	SPI_freetuptable(SPI_tuptable);
+}
+
+/* Takes the room that a unit needs; false, with none taken, where there is not enough */
+static bool
+take_room(const PstDeltas *unit, const PstDeltas *all, RowState *states)
+{
+	for (int i = 0; i < unit->len; i++)
+		for (int c = 0; c < PST_NCOUNTERS; c++)
+			if (unit->items[i].n[c] > states[pst_find_delta(all, unit->items[i].id) - all->items].room[c])
+				return false;
+	for (int i = 0; i < unit->len; i++)
+		for (int c = 0; c < PST_NCOUNTERS; c++)
+			states[pst_find_delta(all, unit->items[i].id) - all->items].room[c] -=
+				Max(unit->items[i].n[c], 0);
+	return true;
+}
+
+static PstVerdict
+judge_unit(const PstDeltas *unit, const PstDeltas *all, RowState *states)
+{
+	bool		later = false;
+
+	for (int i = 0; i < unit->len; i++)
+	{
+		RowState   *state = &states[pst_find_delta(all, unit->items[i].id) - all->items];
+
+		if (!state->exists)
+			return PST_VERDICT_RETURNED;
+		later |= !state->locked;
+	}
+	if (later)
+		return PST_VERDICT_LATER;
+	return take_room(unit, all, states) ? PST_VERDICT_FOLDED : PST_VERDICT_RETURNED;
+}
+
+static void
+judge_units(const PstTables *tables, const PstDeltas *units, PstVerdict *verdicts, int nunits)
+{
+	PstDeltas	all;
+	RowState   *states;
+	bool		all_locked = true;
+
+	for (int u = 0; u < nunits; u++)
+		verdicts[u] = PST_VERDICT_FOLDED;
+	all = sum_units(tables, units, verdicts, nunits);
+	states = palloc0(all.len * sizeof(RowState));
+
+	look_at_rows(get_select_plan(&skip_locked_plan, tables, LOCK_ROWS " SKIP LOCKED"),
+				 tables, &all, states, true);
+	for (int i = 0; i < all.len; i++)
+		all_locked &= states[i].locked;
+	if (!all_locked)
+		look_at_rows(get_select_plan(&exists_plan, tables, SELECT_ROWS),
+					 tables, &all, states, false);
+	for (int u = 0; u < nunits; u++)
+		verdicts[u] = judge_unit(&units[u], &all, states);
 }
 
 /* ---- deferred triggers ---- */
@@ -430,38 +549,67 @@ add_context(void *arg)
 }
 
 static void
-fold_as_owner(const PstTables *tables, PstDeltas *deltas)
+begin_fold(const PstTables *tables, ErrorContextCallback *context)
+{
+	context->previous = error_context_stack;
+	context->callback = add_context;
+	context->arg = unconstify(PstTables *, tables);
+	error_context_stack = context;
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+}
+
+static void
+end_fold(const PstTables *tables, ErrorContextCallback *context)
+{
+	if (tables->has_deferrable)
+		fire_deferred_triggers(tables);
+	SPI_finish();
+	error_context_stack = context->previous;
+}
+
+/*
+ * Adds the deltas to the counters, as the owner of the table; merges them in place
+ * first.  The caller has locked the table with pst_lock_stats() and has an active
+ * snapshot.
+ */
+void
+pst_fold(const PstTables *tables, PstDeltas *deltas)
 {
 	PstOwnerScope scope;
-	ErrorContextCallback context = {error_context_stack, add_context, (void *) tables};
+	ErrorContextCallback context;
+
+	pst_merge_deltas(deltas);
+	if (deltas->len == 0)
+		return;
 
 	pst_enter_owner(&scope, tables->stats_owner,
 					tables->runs_code ? tables->stats_path : NULL);
-	error_context_stack = &context;
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
-
+	begin_fold(tables, &context);
 	check_deltas_fit(tables, deltas);
 	if (deltas->len == 1)
 		fold_one(tables, deltas);
 	else
 		fold_many(tables, deltas);
-	if (tables->has_deferrable)
-		fire_deferred_triggers(tables);
-
-	SPI_finish();
-	error_context_stack = context.previous;
+	end_fold(tables, &context);
 	pst_leave_owner(&scope);
 }
 
 /*
- * Adds the deltas to the counters; merges them in place first.  The caller has
- * locked the table with pst_lock_stats() and has an active snapshot.
+ * The same for the flusher, which acts as the owner already: folds the units that
+ * it can, each whole or not at all, and says what became of each.  Rows that
+ * somebody else has locked are left for later; only rows that exist are updated.
  */
 void
-pst_fold(const PstTables *tables, PstDeltas *deltas)
+pst_fold_units(const PstTables *tables, const PstDeltas *units, PstVerdict *verdicts, int nunits)
 {
-	pst_merge_deltas(deltas);
-	if (deltas->len > 0)
-		fold_as_owner(tables, deltas);
+	ErrorContextCallback context;
+	PstDeltas	sum;
+
+	begin_fold(tables, &context);
+	judge_units(tables, units, verdicts, nunits);
+	sum = sum_units(tables, units, verdicts, nunits);
+	pst_merge_deltas(&sum);
+	run_over_deltas(update_many_plans, tables, &sum, build_update_many);
+	end_fold(tables, &context);
 }

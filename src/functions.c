@@ -55,17 +55,27 @@ need_n(FunctionCallInfo fcinfo)
 	return n;
 }
 
+/* Now, or at the end of the transaction */
+static void
+count_deltas(const PstTables *tables, PstDeltas *deltas)
+{
+	if (pst_durability == PST_DURABILITY_TRANSACTION)
+		pst_fold(pst_lock_stats(tables->schema), deltas);
+	else
+		pst_collect(tables, deltas);
+}
+
 /* Counts n for one prompt */
 void
-pst_count_one(Oid function, Datum id, PstIdKind kind, PstCounter counter, int64 n)
+pst_count_one(Oid schema, Datum id, PstIdKind kind, PstCounter counter, int64 n)
 {
-	const PstTables *tables = pst_lock_stats(function);
+	const PstTables *tables = pst_need_stats(schema);
 	PstDeltas	deltas;
 
 	pst_init_deltas(&deltas, tables, 1);
 	id = pst_convert_id(id, kind, tables->id_kind, tables->stats_name);
 	(void) pst_add_delta(&deltas, id, counter, n);
-	pst_fold(tables, &deltas);
+	count_deltas(tables, &deltas);
 }
 
 static void
@@ -78,9 +88,9 @@ null_element_error(Oid function)
 }
 
 static void
-count_array(Oid function, ArrayType *ids, PstIdKind kind, PstCounter counter, int64 n)
+count_array(Oid function, Oid schema, ArrayType *ids, PstIdKind kind, PstCounter counter, int64 n)
 {
-	const PstTables *tables = pst_lock_stats(function);
+	const PstTables *tables = pst_need_stats(schema);
 	PstDeltas	deltas;
 	Datum	   *elements;
 	bool	   *nulls;
@@ -97,13 +107,14 @@ count_array(Oid function, ArrayType *ids, PstIdKind kind, PstCounter counter, in
 											tables->stats_name),
 							 counter, n);
 	}
-	pst_fold(tables, &deltas);
+	count_deltas(tables, &deltas);
 }
 
 static Datum
 count(FunctionCallInfo fcinfo, PstCounter counter)
 {
 	Oid			function = fcinfo->flinfo->fn_oid;
+	Oid			schema = pst_schema_of(fcinfo);
 	Datum		id = need_argument(fcinfo, 0, "the id");
 	int64		n = need_n(fcinfo);
 	bool		is_array;
@@ -111,9 +122,9 @@ count(FunctionCallInfo fcinfo, PstCounter counter)
 
 	pst_check_may_write(function);
 	if (is_array)
-		count_array(function, DatumGetArrayTypeP(id), kind, counter, n);
+		count_array(function, schema, DatumGetArrayTypeP(id), kind, counter, n);
 	else
-		pst_count_one(function, id, kind, counter, n);
+		pst_count_one(schema, id, kind, counter, n);
 	PG_RETURN_VOID();
 }
 

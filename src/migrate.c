@@ -459,12 +459,12 @@ need_batch_size(FunctionCallInfo fcinfo)
 }
 
 static const PstTables *
-lock_both(Oid function)
+lock_both(FunctionCallInfo fcinfo)
 {
 	const PstTables *tables;
 
-	(void) pst_lock_stats(function);
-	tables = pst_lock_events(function);
+	(void) pst_lock_stats(pst_schema_of(fcinfo));
+	tables = pst_lock_events(pst_schema_of(fcinfo));
 	pst_check_owner(tables);
 	return tables;
 }
@@ -484,7 +484,7 @@ prompt_stats_migrate_batch(PG_FUNCTION_ARGS)
 	migration.discard = choose(fcinfo, 1, "mode", "add", "discard");
 	migration.delete_unmovable = choose(fcinfo, 2, "unmovable", "keep", "delete");
 	check_can_migrate(function);
-	migration.tables = lock_both(function);
+	migration.tables = lock_both(fcinfo);
 	migration.state = pst_own_table(migration.tables, "prompt_stats_migration");
 	migration.baseline = pst_own_table(migration.tables, "prompt_stats_baseline");
 	LockRelationOid(migration.state, ShareUpdateExclusiveLock);
@@ -500,7 +500,7 @@ prompt_stats_migrate_batch(PG_FUNCTION_ARGS)
 Datum
 prompt_stats_end_run(PG_FUNCTION_ARGS)
 {
-	const PstTables *tables = lock_both(fcinfo->flinfo->fn_oid);
+	const PstTables *tables = lock_both(fcinfo);
 	Oid			state = pst_own_table(tables, "prompt_stats_migration");
 	Oid			baseline = pst_own_table(tables, "prompt_stats_baseline");
 
@@ -554,7 +554,7 @@ prompt_stats_recount_forks(PG_FUNCTION_ARGS)
 	PstDeltas	deltas;
 
 	check_can_migrate(function);
-	tables = lock_both(function);
+	tables = lock_both(fcinfo);
 	LockRelationOid(pst_own_table(tables, "prompt_stats_migration"), ShareUpdateExclusiveLock);
 
 	SPI_connect();
@@ -573,7 +573,7 @@ prompt_stats_recount_forks(PG_FUNCTION_ARGS)
 Datum
 prompt_stats_missing_prompts(PG_FUNCTION_ARGS)
 {
-	const PstTables *tables = lock_both(fcinfo->flinfo->fn_oid);
+	const PstTables *tables = lock_both(fcinfo);
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	Datum	   *ids;
 	bool	   *nulls;

@@ -132,6 +132,6 @@ pst_check_owner(const PstTables *tables)
 Datum
 prompt_stats_check_owner(PG_FUNCTION_ARGS)
 {
-	pst_check_owner(pst_get_tables(fcinfo->flinfo->fn_oid));
+	pst_check_owner(pst_get_tables(pst_schema_of(fcinfo)));
 	PG_RETURN_VOID();
 }

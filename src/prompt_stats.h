@@ -100,14 +100,49 @@ typedef struct PstOwnerScope
 	int			guc_level;
 } PstOwnerScope;
 
+struct PstDatabase;
+struct PstSlot;
+
 /* guc.c */
+typedef enum PstDurability
+{
+	PST_DURABILITY_GROUP,
+	PST_DURABILITY_TRANSACTION
+} PstDurability;
+
+extern int	pst_durability;
+extern bool pst_use_flusher;
 extern void PstGucInit(void);
+
+/* shmem.c */
+extern bool pst_attach(void);
+extern struct PstDatabase *pst_find_database(void);
+
+/* xact.c */
+extern void PstXactInit(void);
+extern void pst_collect(const PstTables *tables, const PstDeltas *deltas);
+
+/* group.c */
+extern bool pst_join_group(struct PstDatabase *db, Oid schema, const PstDeltas *deltas);
+extern void pst_push(struct PstDatabase *db, uint32 me);
+extern void pst_end_group(bool aborted);
+extern bool pst_begin_solo(struct PstDatabase *db);
+extern void pst_end_solo(void);
+extern void pst_wake_flusher(struct PstDatabase *db);
+extern char *pst_slot_data(struct PstSlot *slot);
+extern void pst_read_slot(struct PstSlot *slot, PstDeltas *deltas);
+extern void pst_free_slot(struct PstSlot *slot);
+
+/* worker.c */
+extern void pst_start_flusher(struct PstDatabase *db, Oid schema);
 
 /* tables.c */
 extern void PstTablesInit(void);
-extern const PstTables *pst_get_tables(Oid function);
-extern const PstTables *pst_lock_stats(Oid function);
-extern const PstTables *pst_lock_events(Oid function);
+extern Oid	pst_schema_of(FunctionCallInfo fcinfo);
+extern const PstTables *pst_get_tables(Oid schema);
+extern const PstTables *pst_need_stats(Oid schema);
+extern const PstTables *pst_lock_stats(Oid schema);
+extern const PstTables *pst_lock_events(Oid schema);
 
 /* ids.c */
 extern bool pst_id_kind_of(Oid type, PstIdKind *kind);
@@ -117,6 +152,8 @@ extern const char *pst_id_name(PstIdKind kind);
 extern Datum pst_convert_id(Datum id, PstIdKind from, PstIdKind to, const char *table);
 extern int	pst_compare_ids(Datum a, Datum b, PstIdKind kind, Oid collation);
 extern char *pst_print_id(Datum id, PstIdKind kind);
+extern Size pst_id_bytes(Datum id, PstIdKind kind, char *to);
+extern Datum pst_id_from_bytes(const char *from, Size len, PstIdKind kind);
 extern Datum pst_copy_id(Datum id, PstIdKind kind);
 extern ArrayType *pst_id_array(const Datum *ids, int len, PstIdKind kind);
 extern void pst_deconstruct_ids(ArrayType *ids, PstIdKind kind, Datum **elements, bool **nulls, int *len);
@@ -124,6 +161,7 @@ extern void pst_deconstruct_ids(ArrayType *ids, PstIdKind kind, Datum **elements
 /* deltas.c */
 extern void pst_init_deltas(PstDeltas *deltas, const PstTables *tables, int size);
 extern PstDelta *pst_add_delta(PstDeltas *deltas, Datum id, PstCounter counter, int64 n);
+extern void pst_sort_deltas(PstDeltas *deltas);
 extern void pst_merge_deltas(PstDeltas *deltas);
 extern PstDelta *pst_find_delta(const PstDeltas *deltas, Datum id);
 extern void pst_remove_deltas(PstDeltas *deltas, ArrayType *ids);
@@ -139,11 +177,20 @@ extern Oid	pst_own_table(const PstTables *tables, const char *name);
 extern uint64 pst_run_on_own(Oid table, const char *sql, int nargs, Oid *types, Datum *values);
 extern const char *pst_qualified_name(Oid table);
 
+/* What becomes of a unit of deltas; see pst_fold_units() */
+typedef enum PstVerdict
+{
+	PST_VERDICT_FOLDED,
+	PST_VERDICT_LATER,			/* a row is locked */
+	PST_VERDICT_RETURNED		/* a row is missing, or a counter has no room */
+} PstVerdict;
+
 /* fold.c */
+extern void pst_fold_units(const PstTables *tables, const PstDeltas *units, PstVerdict *verdicts, int nunits);
 extern void pst_fold(const PstTables *tables, PstDeltas *deltas);
 
 /* functions.c */
-extern void pst_count_one(Oid function, Datum id, PstIdKind kind, PstCounter counter, int64 n);
+extern void pst_count_one(Oid schema, Datum id, PstIdKind kind, PstCounter counter, int64 n);
 extern void pst_check_may_write(Oid function);
 
 /* plans.c */

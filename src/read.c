@@ -34,15 +34,6 @@ PG_FUNCTION_INFO_V1(get_prompt_stats);
 
 static PstPlan get_one_row_plan;
 
-static const PstTables *
-need_stats(Oid function)
-{
-	const PstTables *tables = pst_get_tables(function);
-
-	/* Raises the error that tells how to make the table */
-	return OidIsValid(tables->stats) ? tables : pst_lock_stats(function);
-}
-
 static void
 copy_row(uint64 row, int columns, Datum *values, bool *nulls)
 {
@@ -59,7 +50,7 @@ Datum
 prompt_stats_live_rows(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	const PstTables *tables = need_stats(fcinfo->flinfo->fn_oid);
+	const PstTables *tables = pst_need_stats(pst_schema_of(fcinfo));
 	char	   *sql = psprintf("SELECT s.prompt_id::pg_catalog.text," LIVE_COUNTS,
 							   tables->stats_name);
 	Portal		portal;
@@ -114,7 +105,7 @@ Datum
 get_prompt_stats(PG_FUNCTION_ARGS)
 {
 	Oid			function = fcinfo->flinfo->fn_oid;
-	const PstTables *tables = need_stats(function);
+	const PstTables *tables = pst_need_stats(pst_schema_of(fcinfo));
 	bool		is_array;
 	Datum		values[COUNT_COLUMNS];
 	bool		nulls[COUNT_COLUMNS];

@@ -424,6 +424,13 @@ read_events(PstTables *tables)
 
 /* ---- the cache ---- */
 
+/* The schema of the extension, which the function that is called belongs to */
+Oid
+pst_schema_of(FunctionCallInfo fcinfo)
+{
+	return cached_valid ? cached.schema : get_func_namespace(fcinfo->flinfo->fn_oid);
+}
+
 static void
 forget_table(Datum arg, Oid relid)
 {
@@ -473,14 +480,12 @@ load_tables(Oid schema)
 }
 
 /*
- * The tables of the extension that "function" belongs to.  Either may be
- * missing: stats or events is InvalidOid then.
+ * The tables of the extension that lives in "schema".  Either may be missing:
+ * stats or events is InvalidOid then.
  */
 const PstTables *
-pst_get_tables(Oid function)
+pst_get_tables(Oid schema)
 {
-	Oid			schema = cached_valid ? cached.schema : get_func_namespace(function);
-
 	if (!cached_valid)
 		load_tables(schema);
 	return &cached;
@@ -504,13 +509,13 @@ missing_table(const char *name, Oid schema)
  * the loop: the owner that we act as is the owner of now.
  */
 static const PstTables *
-lock_table(Oid function, const Oid *table, const char *name)
+lock_table(Oid schema, const Oid *table, const char *name)
 {
 	uint64		seen;
 
 	do
 	{
-		(void) pst_get_tables(function);
+		(void) pst_get_tables(schema);
 		seen = invalidations;
 		if (!OidIsValid(*table))
 			missing_table(name, cached.schema);
@@ -519,16 +524,27 @@ lock_table(Oid function, const Oid *table, const char *name)
 	return &cached;
 }
 
+/* Without a lock */
 const PstTables *
-pst_lock_stats(Oid function)
+pst_need_stats(Oid schema)
 {
-	return lock_table(function, &cached.stats, "prompt_stats");
+	const PstTables *tables = pst_get_tables(schema);
+
+	if (!OidIsValid(tables->stats))
+		missing_table("prompt_stats", schema);
+	return tables;
 }
 
 const PstTables *
-pst_lock_events(Oid function)
+pst_lock_stats(Oid schema)
 {
-	return lock_table(function, &cached.events, "prompt_events");
+	return lock_table(schema, &cached.stats, "prompt_stats");
+}
+
+const PstTables *
+pst_lock_events(Oid schema)
+{
+	return lock_table(schema, &cached.events, "prompt_events");
 }
 
 /*
@@ -537,7 +553,7 @@ pst_lock_events(Oid function)
 Datum
 prompt_stats_tables(PG_FUNCTION_ARGS)
 {
-	const PstTables *tables = pst_get_tables(fcinfo->flinfo->fn_oid);
+	const PstTables *tables = pst_get_tables(pst_schema_of(fcinfo));
 	TupleDesc	desc;
 	Datum		values[3];
 	bool		nulls[3];
@@ -560,13 +576,13 @@ prompt_stats_tables(PG_FUNCTION_ARGS)
 Datum
 prompt_stats_remember(PG_FUNCTION_ARGS)
 {
-	PstTables	tables = {.schema = get_func_namespace(fcinfo->flinfo->fn_oid)};
+	PstTables	tables = {.schema = pst_schema_of(fcinfo)};
 	Oid			config = pst_own_table(&tables, "prompt_stats_config");
 	const char *name = pst_qualified_name(config);
 	Oid			types[] = {REGCLASSOID, REGCLASSOID};
 	Datum		values[2];
 
-	pst_check_owner(pst_get_tables(fcinfo->flinfo->fn_oid));
+	pst_check_owner(pst_get_tables(pst_schema_of(fcinfo)));
 	SPI_connect();
 	(void) pst_run_on_own(config, psprintf("DELETE FROM %s", name), 0, NULL, NULL);
 	if (!PG_ARGISNULL(0) && !PG_ARGISNULL(1))

@@ -1,0 +1,214 @@
+/*
+ * shmem.c
+ *		Shared memory, without preloading.
+ *
+ * An anchor is found by every backend: by name from PostgreSQL 17 on
+ * (dsm_registry.c), before that in the slack of the main segment, as pg_prewarm
+ * does it (ipci.c).  It holds the handle of a DSA area, and in that area lie a
+ * slot for each backend and an entry for each database.  Where any of it can't be
+ * had, pst_attach() says so and callers fold their own deltas.
+ *
+ * The name of the anchor carries PST_LAYOUT_VERSION: a library of another layout
+ * that is installed under a running server finds nothing, and tells so.
+ *
+ * Locks.  PstAnchor.lock guards the creation of the area, and who gets an entry of
+ * PstShared.databases; nothing may be allocated from the area, and nothing may
+ * fail, between the two writes that publish an entry.  It is held for moments, and
+ * no other lock is taken under it.  Slots and entries are used without locks: see
+ * group.c for who may write what, and when.
+ */
+#include "prompt_stats.h"
+
+#include "group.h"
+
+#include "miscadmin.h"
+#include "storage/lwlock.h"
+#include "storage/proc.h"
+#include "storage/shmem.h"
+#include "utils/dsa.h"
+#include "utils/memutils.h"
+#include "utils/syscache.h"
+
+#define PST_LAYOUT_VERSION "1"
+
+typedef struct PstAnchor
+{
+	/* Immutable once the anchor is initialized */
+	int			lock_tranche;
+	int			area_tranche;
+
+	LWLock		lock;
+
+	/* Under lock */
+	dsa_handle	area;
+	dsa_pointer shared;
+} PstAnchor;
+
+static PstAnchor *anchor = NULL;
+
+PstShared  *pst_shared = NULL;
+dsa_area   *pst_area = NULL;
+
+static bool attach_failed = false;
+
+static void
+init_anchor(void *ptr)
+{
+	PstAnchor  *new = ptr;
+
+	new->lock_tranche = LWLockNewTrancheId();
+	new->area_tranche = LWLockNewTrancheId();
+	LWLockInitialize(&new->lock, new->lock_tranche);
+	new->shared = InvalidDsaPointer;
+}
+
+static void
+init_shared(PstShared *shared)
+{
+	shared->nslots = ProcGlobal->allProcCount;
+	for (int i = 0; i < PST_MAX_DATABASES; i++)
+	{
+		PstDatabase *db = &shared->databases[i];
+
+		db->oid = InvalidOid;
+		pg_atomic_init_u32(&db->head, PST_NO_SLOT);
+		pg_atomic_init_u32(&db->soloist, 0);
+		pg_atomic_init_u32(&db->flusher, PST_NO_FLUSHER);
+		pg_atomic_init_u32(&db->flusher_proc, PST_NO_SLOT);
+		pg_atomic_init_u32(&db->flusher_idle, 0);
+		pg_atomic_init_u64(&db->started_at, 0);
+	}
+	for (uint32 i = 0; i < shared->nslots; i++)
+		pg_atomic_init_u32(&shared->slots[i].state, PST_FREE);
+}
+
+/* The first to come makes the area, and pins it: it outlives every backend */
+static void
+create_area(void)
+{
+	dsa_area   *area = dsa_create(anchor->area_tranche);
+	dsa_pointer shared;
+
+	shared = dsa_allocate_extended(area,
+								   offsetof(PstShared, slots) +
+								   ProcGlobal->allProcCount * sizeof(PstSlot),
+								   DSA_ALLOC_HUGE | DSA_ALLOC_ZERO);
+	init_shared(dsa_get_address(area, shared));
+	dsa_pin(area);
+	anchor->shared = shared;
+	anchor->area = dsa_get_handle(area);
+	pst_area = area;
+}
+
+static void
+attach_area(void)
+{
+	MemoryContext caller = MemoryContextSwitchTo(TopMemoryContext);
+
+	LWLockAcquire(&anchor->lock, LW_EXCLUSIVE);
+	if (!DsaPointerIsValid(anchor->shared))
+		create_area();
+	else
+		pst_area = dsa_attach(anchor->area);
+	dsa_pin_mapping(pst_area);
+	LWLockRelease(&anchor->lock);
+	MemoryContextSwitchTo(caller);
+	pst_shared = dsa_get_address(pst_area, anchor->shared);
+}
+
+/* Never fails where memory is short: it was asked for in passing */
+static void
+attach(void)
+{
+	MemoryContext caller = CurrentMemoryContext;
+
+	PG_TRY();
+	{
+		anchor = pst_find_anchor("prompt_stats " PST_LAYOUT_VERSION, sizeof(PstAnchor), init_anchor);
+		LWLockRegisterTranche(anchor->lock_tranche, "prompt_stats");
+		LWLockRegisterTranche(anchor->area_tranche, "prompt_stats");
+		attach_area();
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(caller);
+		LWLockReleaseAll();
+		FlushErrorState();
+		pst_shared = NULL;
+		attach_failed = true;
+		ereport(LOG,
+				(errmsg("prompt_stats could not attach to shared memory"),
+				 errdetail("This session folds its own counts."),
+				 errhint("Restart the server to free shared memory.")));
+	}
+	PG_END_TRY();
+}
+
+/*
+ * Called at the first count of a session, never while committing.  False where
+ * there is no shared memory to be had.
+ */
+bool
+pst_attach(void)
+{
+	if (pst_shared == NULL && !attach_failed)
+		attach();
+	return pst_shared != NULL;
+}
+
+static bool
+is_dropped(Oid database)
+{
+	return !SearchSysCacheExists1(DATABASEOID, ObjectIdGetDatum(database));
+}
+
+/* An unused entry, or that of a database that is gone; reads the catalog */
+static PstDatabase *
+find_spare(Oid *oid)
+{
+	for (int i = 0; i < PST_MAX_DATABASES; i++)
+	{
+		PstDatabase *db = &pst_shared->databases[i];
+
+		*oid = db->oid;
+		if (!OidIsValid(*oid) ||
+			(pg_atomic_read_u32(&db->head) == PST_NO_SLOT &&
+			 pg_atomic_read_u32(&db->flusher) == PST_NO_FLUSHER && is_dropped(*oid)))
+			return db;
+	}
+	return NULL;
+}
+
+static PstDatabase *
+find_entry(void)
+{
+	for (int i = 0; i < PST_MAX_DATABASES; i++)
+		if (pst_shared->databases[i].oid == MyDatabaseId)
+			return &pst_shared->databases[i];
+	return NULL;
+}
+
+/* The entry of our database; NULL where all are in use */
+PstDatabase *
+pst_find_database(void)
+{
+	static PstDatabase *mine = NULL;
+	PstDatabase *spare;
+	Oid			oid;
+
+	if (mine == NULL)
+		mine = find_entry();
+	if (mine != NULL)
+		return mine;
+
+	spare = find_spare(&oid);
+	LWLockAcquire(&anchor->lock, LW_EXCLUSIVE);
+	mine = find_entry();
+	if (mine == NULL && spare != NULL && spare->oid == oid)
+	{
+		spare->oid = MyDatabaseId;
+		mine = spare;
+	}
+	LWLockRelease(&anchor->lock);
+	return mine;
+}
