@@ -767,7 +767,7 @@ DECLARE
 BEGIN
 	PERFORM @extschema@.prompt_stats_check_owner();
 	EXECUTE format('CREATE OR REPLACE TRIGGER prompt_stats_reroute BEFORE INSERT ON %s FOR EACH ROW'
-		' WHEN (NEW.event_type IN (''view'', ''copy'')) EXECUTE FUNCTION @extschema@.prompt_stats_reroute()', tab);
+		' WHEN (NEW.event_type = ''view'' OR NEW.event_type = ''copy'') EXECUTE FUNCTION @extschema@.prompt_stats_reroute()', tab);
 	RAISE NOTICE 'inserting a view or copy into table % now counts it', tab
 		USING HINT = 'When every application calls the functions, SELECT @extschema@.prompt_stats_teardown();';
 END $$;

@@ -47,7 +47,8 @@ typedef struct Migration
 	Oid			baseline;		/* table prompt_stats_baseline */
 	bool		discard;
 	bool		delete_unmovable;
-	bool		running;		/* the state is of this run, not of an earlier one */
+	bool		running;		/* the state is of this run, not of an earlier
+								 * one */
 	ItemPointerData position;	/* the last row that was looked at */
 } Migration;
 
@@ -55,7 +56,8 @@ typedef struct Migration
 typedef struct Range
 {
 	ItemPointerData last;
-	ArrayType  *missing;		/* prompts of theirs that don't exist; may be NULL */
+	ArrayType  *missing;		/* prompts of theirs that don't exist; may be
+								 * NULL */
 } Range;
 
 /* ---- reading ---- */
@@ -252,13 +254,13 @@ find_range(Migration *migration, int32 limit, Range *range)
 
 	enter_events(&scope, tables);
 	(void) pst_run_sql(psprintf("SELECT pg_catalog.max(x.ctid), pg_catalog.count(*)%s FROM"
-							" (SELECT e.ctid, e.prompt_id FROM ONLY %s AS e"
-							" WHERE e.ctid OPERATOR(pg_catalog.>) $1 AND %s LIMIT $2) AS x",
-							check ? psprintf(", pg_catalog.array_agg(DISTINCT x.prompt_id)::%s[]",
-											 pst_id_name(tables->id_kind)) : "",
-							tables->events_name,
-							migration->delete_unmovable ? IS_REFUSED : IS_MOVABLE),
-				   lengthof(types), types, values);
+								" (SELECT e.ctid, e.prompt_id FROM ONLY %s AS e"
+								" WHERE e.ctid OPERATOR(pg_catalog.>) $1 AND %s LIMIT $2) AS x",
+								check ? psprintf(", pg_catalog.array_agg(DISTINCT x.prompt_id)::%s[]",
+												 pst_id_name(tables->id_kind)) : "",
+								tables->events_name,
+								migration->delete_unmovable ? IS_REFUSED : IS_MOVABLE),
+					   lengthof(types), types, values);
 	pst_leave_owner(&scope);
 
 	if (get_number(0, 2) == 0)
@@ -295,17 +297,17 @@ delete_range(Migration *migration, const Range *range, PstDeltas *deltas)
 
 	enter_events(&scope, tables);
 	(void) pst_run_sql(psprintf("WITH d AS (DELETE FROM ONLY %s AS e"
-							" WHERE e.ctid OPERATOR(pg_catalog.>) $1 AND e.ctid OPERATOR(pg_catalog.<=) $2"
-							" AND %s%s RETURNING e.prompt_id, e.event_type)"
-							" SELECT d.prompt_id::%s, pg_catalog.count(*),"
-							" pg_catalog.count(*) FILTER (WHERE d.event_type = 'view'),"
-							" pg_catalog.count(*) FILTER (WHERE d.event_type = 'copy')"
-							" FROM d GROUP BY 1",
-							tables->events_name,
-							migration->delete_unmovable ? IS_REFUSED : IS_MOVABLE,
-							skip ? " AND e.prompt_id OPERATOR(pg_catalog.<>) ALL ($3)" : "",
-							type),
-				   skip ? 3 : 2, types, values);
+								" WHERE e.ctid OPERATOR(pg_catalog.>) $1 AND e.ctid OPERATOR(pg_catalog.<=) $2"
+								" AND %s%s RETURNING e.prompt_id, e.event_type)"
+								" SELECT d.prompt_id::%s, pg_catalog.count(*),"
+								" pg_catalog.count(*) FILTER (WHERE d.event_type = 'view'),"
+								" pg_catalog.count(*) FILTER (WHERE d.event_type = 'copy')"
+								" FROM d GROUP BY 1",
+								tables->events_name,
+								migration->delete_unmovable ? IS_REFUSED : IS_MOVABLE,
+								skip ? " AND e.prompt_id OPERATOR(pg_catalog.<>) ALL ($3)" : "",
+								type),
+					   skip ? 3 : 2, types, values);
 	pst_leave_owner(&scope);
 
 	pst_init_deltas(deltas, tables, SPI_processed);
@@ -385,7 +387,7 @@ static int64
 move_next(Migration *migration, int32 limit)
 {
 	bool		from_start = ItemPointerGetBlockNumberNoCheck(&migration->position) == 0 &&
-		ItemPointerGetOffsetNumberNoCheck(&migration->position) == 0;
+	ItemPointerGetOffsetNumberNoCheck(&migration->position) == 0;
 	Range		range;
 
 	for (;;)
@@ -592,9 +594,9 @@ prompt_stats_missing_prompts(PG_FUNCTION_ARGS)
 						tables->id_kind, &ids, &nulls, &len);
 	for (int i = 0; i < len; i++)
 	{
-		Datum		text = CStringGetTextDatum(pst_print_id(ids[i], tables->id_kind));
+		Datum		id = CStringGetTextDatum(pst_print_id(ids[i], tables->id_kind));
 
-		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, &text, &nulls[i]);
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, &id, &nulls[i]);
 	}
 	SPI_finish();
 	return (Datum) 0;

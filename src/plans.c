@@ -31,7 +31,7 @@ pst_save_plan(PstPlan *plan, const char *sql, int nargs, Oid *argtypes)
 uint64
 pst_run_plan(PstPlan *plan, Datum *values, const char *nulls, bool read_only)
 {
-	int			result;
+	int			result = 0;
 
 	running++;
 	PG_TRY();

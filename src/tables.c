@@ -200,8 +200,8 @@ is_unique_on(Oid indexid, AttrNumber column)
 	Relation	index = index_open(indexid, AccessShareLock);
 	Form_pg_index form = index->rd_index;
 	bool		result = form->indisunique && form->indimmediate && form->indisvalid &&
-		form->indnkeyatts == 1 && form->indkey.values[0] == column &&
-		heap_attisnull(index->rd_indextuple, Anum_pg_index_indpred, NULL);
+	form->indnkeyatts == 1 && form->indkey.values[0] == column &&
+	heap_attisnull(index->rd_indextuple, Anum_pg_index_indpred, NULL);
 
 	index_close(index, AccessShareLock);
 	return result;
@@ -214,8 +214,10 @@ check_unique(Relation rel, const char *name, AttrNumber column)
 	ListCell   *lc;
 
 	foreach(lc, indexes)
+	{
 		if (is_unique_on(lfirst_oid(lc), column))
 			return;
+	}
 
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_COLUMN_REFERENCE),
@@ -231,7 +233,7 @@ is_validated(Oid constraint)
 {
 	HeapTuple	tuple = SearchSysCache1(CONSTROID, ObjectIdGetDatum(constraint));
 	bool		result = HeapTupleIsValid(tuple) &&
-		((Form_pg_constraint) GETSTRUCT(tuple))->convalidated;
+	((Form_pg_constraint) GETSTRUCT(tuple))->convalidated;
 
 	if (HeapTupleIsValid(tuple))
 		ReleaseSysCache(tuple);
@@ -286,7 +288,7 @@ is_user_function(Oid function, void *context)
 }
 
 static bool
-calls_user_function(Node *node, void *context)
+calls_user_function(Node * node, void *context)
 {
 	if (node == NULL)
 		return false;
