@@ -67,7 +67,11 @@ OBJS = \
 	src/functions.o \
 	src/events.o \
 	src/read.o \
-	src/migrate.o
+	src/migrate.o \
+	src/shmem.o \
+	src/group.o \
+	src/xact.o \
+	src/worker.o
 PG_CPPFLAGS = -DPROMPT_STATS_VERSION='"$(EXTVERSION)"'
 PGFILEDESC = "prompt_stats - counts views, copies and forks of prompts"
 

@@ -6,7 +6,7 @@
 
 #include "utils/guc.h"
 
-int			pst_durability = PST_DURABILITY_GROUP;
+int			pst_durability = PST_DURABILITY_TRANSACTION;
 bool		pst_use_flusher = true;
 
 static const struct config_enum_entry durability_options[] = {
@@ -36,7 +36,7 @@ PstGucInit(void)
 							 "What the commit of a transaction that counted waits for.",
 							 NULL,
 							 &pst_durability,
-							 PST_DURABILITY_GROUP,	/* boot value */
+							 PST_DURABILITY_TRANSACTION,	/* boot value */
 							 durability_options,
 							 PGC_USERSET,
 							 0, /* flags */
