@@ -16,8 +16,9 @@ MAKEOVERRIDES =
 .PHONY: $(MAKECMDGOALS)
 .NOTPARALLEL:
 
+# With the sample data, where it lies beside the tree
 check:
-	@scripts/sandbox.sh scripts/check.sh
+	@DATA="$${DATA-$$(ls -d ../shared/data 2>/dev/null)}" scripts/sandbox.sh scripts/check.sh
 
 prove:
 	@SUITES=tap scripts/sandbox.sh scripts/check.sh

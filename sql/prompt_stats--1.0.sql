@@ -4,8 +4,8 @@
 \echo Use "CREATE EXTENSION prompt_stats" to load this file. \quit
 
 /*
- * Functions of our names that are not ours: the application's own, most likely,
- * which these replace.
+ * Functions of the names that applications call, and not ours: the application's
+ * own, most likely, which these replace.
  */
 DO $$
 DECLARE
@@ -13,7 +13,7 @@ DECLARE
 BEGIN
 	SELECT pg_catalog.string_agg(
 			pg_catalog.format('DROP %s %s;',
-				CASE p.prokind WHEN 'p' THEN 'PROCEDURE' ELSE 'FUNCTION' END,
+				CASE p.prokind WHEN 'p' THEN 'PROCEDURE' WHEN 'a' THEN 'AGGREGATE' ELSE 'FUNCTION' END,
 				pg_catalog.format('%I.%I(%s)', n.nspname, p.proname,
 								  pg_catalog.pg_get_function_identity_arguments(p.oid))), E'\n'
 			ORDER BY p.proname, p.oid)
@@ -21,10 +21,12 @@ BEGIN
 	FROM pg_catalog.pg_proc p
 	JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace
 	WHERE n.nspname OPERATOR(pg_catalog.=) pg_catalog.current_schema()
-	AND (p.proname OPERATOR(pg_catalog.=) ANY (ARRAY[
+	AND p.proname OPERATOR(pg_catalog.=) ANY (ARRAY[
 			'increment_prompt_views', 'increment_prompt_copies', 'increment_fork_count',
-			'track_prompt_fork', 'track_compare_add', 'get_prompt_stats']::pg_catalog.name[])
-		 OR p.proname OPERATOR(pg_catalog.~) '^prompt_stats_');
+			'track_prompt_fork', 'track_compare_add', 'get_prompt_stats',
+			'prompt_stats_setup', 'prompt_stats_teardown', 'prompt_stats_enable_compat',
+			'prompt_stats_migrate', 'prompt_stats_migrate_batch', 'prompt_stats_migrate_finish',
+			'prompt_stats_recount_forks', 'prompt_stats_verify', 'prompt_stats_tables']::pg_catalog.name[]);
 
 	IF drops IS NOT NULL THEN
 		RAISE EXCEPTION USING
@@ -463,28 +465,16 @@ COMMENT ON FUNCTION @extschema@.prompt_stats_policies_admit(regclass, oid) IS
 /* ---- creating ---- */
 
 CREATE FUNCTION @extschema@.prompt_stats_key_type(tab regclass) RETURNS text
-LANGUAGE plpgsql STABLE
+LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-DECLARE
-	type text;
-BEGIN
-	SELECT format_type(a.atttypid, a.atttypmod) INTO type
+	SELECT format_type(a.atttypid, a.atttypmod)
 	FROM pg_index i
 	JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
-	WHERE i.indrelid = tab AND i.indisprimary AND i.indnkeyatts = 1;
-	IF tab IS NOT NULL AND type IS NULL THEN
-		RAISE EXCEPTION USING
-			ERRCODE = 'undefined_object',
-			MESSAGE = format('table %s has no primary key of one column', tab),
-			DETAIL = 'The tables to be created would hold its ids.',
-			HINT = format('Add one, with ALTER TABLE %s ADD PRIMARY KEY (id); or create the tables'
-				' prompt_events and prompt_stats yourself.', tab);
-	END IF;
-	RETURN type;
-END $$;
+	WHERE i.indrelid = tab AND i.indisprimary AND i.indnkeyatts = 1
+$$;
 COMMENT ON FUNCTION @extschema@.prompt_stats_key_type(regclass) IS
-	'internal: the type of a table''s primary key';
+	'internal: the type of a table''s primary key, if that is one column';
 
 /* A table that was created in the install script belongs to the application */
 CREATE FUNCTION @extschema@.prompt_stats_disown(tab regclass, prompts regclass) RETURNS void
@@ -605,6 +595,22 @@ BEGIN
 		RETURN;
 	END IF;
 
+	IF prompts IS NOT NULL AND @extschema@.prompt_stats_key_type(prompts) IS NULL THEN
+		RAISE EXCEPTION USING
+			ERRCODE = 'undefined_object',
+			MESSAGE = format('table %s has no primary key of one column', prompts),
+			DETAIL = 'The tables to be created would hold its ids.',
+			HINT = format('Add one, with ALTER TABLE %s ADD PRIMARY KEY (id); or create the tables'
+				' prompt_events and prompt_stats yourself.', prompts);
+	END IF;
+	IF split_part(@extschema@.prompt_stats_key_type(prompts), '(', 1)
+	NOT IN ('uuid', 'bigint', 'integer', 'text', 'character varying') THEN
+		RAISE EXCEPTION USING
+			ERRCODE = 'datatype_mismatch',
+			MESSAGE = format('the key of table %s is of type %s, not uuid, bigint, integer, text or varchar',
+							 prompts, @extschema@.prompt_stats_key_type(prompts)),
+			HINT = 'Create the tables prompt_events and prompt_stats yourself, with ids of one of these types.';
+	END IF;
 	id_type := COALESCE(@extschema@.prompt_stats_type_of(COALESCE(stats, events), 'prompt_id'),
 						@extschema@.prompt_stats_key_type(prompts), 'uuid');
 	IF stats IS NULL THEN
@@ -659,7 +665,7 @@ BEGIN
 		is_ours := NULL;
 		IF NOT EXISTS (SELECT FROM pg_depend d
 					   WHERE d.classid = 'pg_constraint'::regclass AND d.objid = con.oid
-					   AND d.refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass)) THEN
+					   AND d.refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass, 'pg_type'::regclass)) THEN
 			EXECUTE format('SELECT bool_and(((%s) IS NOT FALSE) = admitted) FROM (VALUES'
 				' (''fork''::text, true), (''compare_add'', true), (''view'', false), (''copy'', false),'
 				' ('''', false), (NULL, false)) v(event_type, admitted)', con.expr) INTO is_ours;
@@ -692,7 +698,11 @@ BEGIN
 
 	/* Validating scans the table under an exclusive lock: only where that is quick */
 	clean := @extschema@.prompt_stats_is_clean(events);
-	new_name := COALESCE(old[1], 'prompt_events_event_type_check');
+	new_name := COALESCE(old[1], (
+		SELECT n::name
+		FROM unnest(ARRAY['prompt_events_event_type_check', 'prompt_stats_event_type_check']) WITH ORDINALITY u(n, o)
+		WHERE NOT EXISTS (SELECT FROM pg_constraint c WHERE c.conrelid = events AND c.conname = n)
+		ORDER BY o LIMIT 1));
 	EXECUTE format('ALTER TABLE %s %s ADD CONSTRAINT %I CHECK (event_type IS NOT NULL'
 		' AND event_type IN (''fork'', ''compare_add'')) %s', events,
 		(SELECT string_agg(format('DROP CONSTRAINT %I, ', o), '') FROM unnest(old) o),
@@ -716,6 +726,7 @@ CREATE FUNCTION @extschema@.prompt_stats_setup(events regclass DEFAULT NULL, sta
 RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
+SET lock_timeout = '3s'
 AS $$
 DECLARE
 	tabs record;
@@ -811,11 +822,11 @@ CREATE FUNCTION @extschema@.prompt_stats_recount_forks(lower boolean DEFAULT fal
 COMMENT ON FUNCTION @extschema@.prompt_stats_recount_forks(boolean, integer) IS
 	'raise fork_count of at most n prompts to the number of fork events, or with lower => true make them equal; returns of how many';
 
-CREATE FUNCTION @extschema@.prompt_stats_missing_prompts() RETURNS SETOF text
+CREATE FUNCTION @extschema@.prompt_stats_missing_prompts(kinds text[] DEFAULT '{view,copy}') RETURNS SETOF text
 	AS 'MODULE_PATHNAME', 'prompt_stats_missing_prompts'
-	LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION @extschema@.prompt_stats_missing_prompts() IS
-	'the prompts of view and copy rows that can''t be counted because they don''t exist';
+	LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION @extschema@.prompt_stats_missing_prompts(text[]) IS
+	'the prompts of events of these kinds that can''t be counted because they don''t exist';
 
 CREATE FUNCTION @extschema@.prompt_stats_check_top_level() RETURNS void
 	AS 'MODULE_PATHNAME', 'prompt_stats_check_top_level'
@@ -1083,7 +1094,8 @@ BEGIN
 	check_name := 'fork counts';
 	EXECUTE format('SELECT count(*) FROM (SELECT prompt_id, count(*) AS forks FROM ONLY %s'
 		' WHERE event_type = ''fork'' AND prompt_id IS NOT NULL GROUP BY 1) e'
-		' LEFT JOIN ONLY %s s ON s.prompt_id = e.prompt_id WHERE e.forks > COALESCE(s.fork_count, 0)',
+		' LEFT JOIN ONLY %s s ON s.prompt_id = e.prompt_id WHERE e.forks > COALESCE(s.fork_count, 0)'
+		' AND e.prompt_id::text NOT IN (SELECT @extschema@.prompt_stats_missing_prompts(''{fork}''))',
 		t.events, t.stats) INTO n;
 	ok := n = 0;
 	detail := format('%s prompts have more fork events than fork_count says', n);

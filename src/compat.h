@@ -76,7 +76,7 @@ pst_lock_held_by_me(const LOCKTAG *tag, LOCKMODE mode)
 #endif
 }
 
-/* Custom wait events have names since 17 */
+/* Custom wait events have names since 17; the first call may fail, as where memory is short */
 static inline uint32
 pst_wait_event(void)
 {
@@ -90,6 +90,9 @@ pst_wait_event(void)
 	return PG_WAIT_EXTENSION;
 #endif
 }
+
+/* Since 18 a deferred trigger runs as the role that queued it (trigger.c) */
+#define PST_COMMITTER_RUNS_DEFERRED (PG_VERSION_NUM < 180000)
 
 #if PG_VERSION_NUM >= 180000
 #define PST_MODULE_MAGIC \

@@ -36,6 +36,19 @@ get_insert_plan(const PstTables *tables)
 	return &insert_plan;
 }
 
+static void
+insert_event(const PstTables *tables, Datum *values, const char *nulls)
+{
+	ErrorContextCallback context = {error_context_stack, pst_write_context,
+	unconstify(PstTables *, tables)->events_name};
+
+	error_context_stack = &context;
+	SPI_connect();
+	(void) pst_run_plan(get_insert_plan(tables), values, nulls, false);
+	SPI_finish();
+	error_context_stack = context.previous;
+}
+
 /* A NULL user is for the table to take or refuse; a NULL prompt is an error */
 static void
 log_event(FunctionCallInfo fcinfo, const char *event_type)
@@ -63,10 +76,7 @@ log_event(FunctionCallInfo fcinfo, const char *event_type)
 								   pst_argument_kind(function, 1, &is_array),
 								   tables->user_kind, tables->events_name);
 	values[2] = CStringGetTextDatum(event_type);
-
-	SPI_connect();
-	(void) pst_run_plan(get_insert_plan(tables), values, nulls, false);
-	SPI_finish();
+	insert_event(tables, values, nulls);
 }
 
 /* track_prompt_fork(id, user_id): logs and counts, both or neither */

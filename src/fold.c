@@ -19,12 +19,8 @@
 #include "prompt_stats.h"
 
 #include "access/htup_details.h"
-#include "access/relation.h"
 #include "catalog/pg_type.h"
-#include "commands/trigger.h"
-#include "utils/builtins.h"
 #include "utils/lsyscache.h"
-#include "utils/rel.h"
 
 /* A set of counters, a bit each */
 typedef uint32 CounterMask;
@@ -303,24 +299,30 @@ check_counters_fit(const PstTables *tables, const PstDeltas *deltas)
 	}
 }
 
-/* Runs a statement over all deltas, and sees to those that it left out */
-static void
+/*
+ * Runs a statement over all deltas, and sees to those that it left out.  Returns
+ * the number of rows that it wrote, as the next ones do.
+ */
+static uint64
 run_over_deltas(PstPlan *plans, const PstTables *tables, const PstDeltas *deltas,
 				void (*build) (StringInfo, const PstTables *, CounterMask))
 {
 	Datum		arrays[1 + PST_NCOUNTERS];
 	CounterMask mask = touched_counters(deltas);
 	PstPlan    *plan;
+	uint64		written;
 
 	if (deltas->len == 0)
-		return;
+		return 0;
 	plan = get_many_plan(&plans[mask], tables, mask, build);
 	make_delta_arrays(deltas, arrays);
-	if (pst_run_plan(plan, arrays, NULL, false) < (uint64) deltas->len)
+	written = pst_run_plan(plan, arrays, NULL, false);
+	if (written < (uint64) deltas->len)
 		check_counters_fit(tables, deltas);
+	return written;
 }
 
-static void
+static uint64
 fold_one(const PstTables *tables, const PstDeltas *deltas)
 {
 	const PstDelta *delta = deltas->items;
@@ -329,8 +331,9 @@ fold_one(const PstTables *tables, const PstDeltas *deltas)
 
 	for (int c = 0; c < PST_NCOUNTERS; c++)
 		values[1 + c] = Int64GetDatum(delta->n[c]);
-	if (pst_run_plan(plan, values, NULL, false) == 0)
-		run_over_deltas(upsert_plans, tables, deltas, build_upsert);
+	if (pst_run_plan(plan, values, NULL, false) > 0)
+		return 1;
+	return run_over_deltas(upsert_plans, tables, deltas, build_upsert);
 }
 
 /* Locks the rows that exist; sets their deltas apart from those without a row */
@@ -364,15 +367,15 @@ lock_rows(const PstTables *tables, const PstDeltas *deltas,
 	}
 }
 
-static void
+static uint64
 fold_many(const PstTables *tables, const PstDeltas *deltas)
 {
 	PstDeltas	existing;
 	PstDeltas	missing;
 
 	lock_rows(tables, deltas, &existing, &missing);
-	run_over_deltas(update_many_plans, tables, &existing, build_update_many);
-	run_over_deltas(upsert_plans, tables, &missing, build_upsert);
+	return run_over_deltas(update_many_plans, tables, &existing, build_update_many) +
+		run_over_deltas(upsert_plans, tables, &missing, build_upsert);
 }
 
 /* ---- many transactions' deltas at once ---- */
@@ -385,18 +388,44 @@ typedef struct RowState
 	int64		room[PST_NCOUNTERS];	/* left until the counter overflows */
 } RowState;
 
-static PstDeltas
-sum_units(const PstTables *tables, const PstDeltas *units, const PstVerdict *verdicts, int nunits)
+/* The prompts of all units, and what was found of each */
+typedef struct Rows
 {
-	PstDeltas	sum;
+	PstDeltas	prompts;		/* merged; the numbers are not used */
+	RowState   *states;
+} Rows;
 
-	pst_init_deltas(&sum, tables, nunits);
+static RowState *
+state_of(const Rows *rows, Datum id)
+{
+	PstDelta   *prompt = pst_find_delta(&rows->prompts, id);
+
+	return prompt == NULL ? NULL : &rows->states[prompt - rows->prompts.items];
+}
+
+/* Without their numbers, whose sums could overflow */
+static void
+collect_prompts(const PstTables *tables, const PstDeltas *units,
+				const PstVerdict *verdicts, int nunits, Rows *rows)
+{
+	pst_init_deltas(&rows->prompts, tables, nunits);
 	for (int u = 0; u < nunits; u++)
 		for (int i = 0; verdicts[u] == PST_VERDICT_FOLDED && i < units[u].len; i++)
-			memcpy(pst_add_delta(&sum, units[u].items[i].id, PST_VIEWS, 0)->n,
+			(void) pst_add_delta(&rows->prompts, units[u].items[i].id, PST_VIEWS, 0);
+	pst_sort_deltas(&rows->prompts);
+	rows->states = palloc0(Max(rows->prompts.len, 1) * sizeof(RowState));
+}
+
+static void
+sum_units(const PstTables *tables, const PstDeltas *units,
+		  const PstVerdict *verdicts, int nunits, PstDeltas *sum)
+{
+	pst_init_deltas(sum, tables, nunits);
+	for (int u = 0; u < nunits; u++)
+		for (int i = 0; verdicts[u] == PST_VERDICT_FOLDED && i < units[u].len; i++)
+			memcpy(pst_add_delta(sum, units[u].items[i].id, PST_VIEWS, 0)->n,
 				   units[u].items[i].n, sizeof(units[u].items[i].n));
-	pst_sort_deltas(&sum);
-	return sum;
+	pst_merge_deltas(sum);
 }
 
 static void
@@ -413,12 +442,11 @@ read_room(const PstTables *tables, uint64 row, RowState *state)
 	}
 }
 
-/* Runs a SELECT of LOCK_ROWS' shape; tells of each row that it finds */
+/* Runs a SELECT of SELECT_ROWS' shape, and notes each row that it finds */
 static void
-look_at_rows(PstPlan *plan, const PstTables *tables, const PstDeltas *deltas,
-			 RowState *states, bool locks)
+look_at_rows(PstPlan *plan, const PstTables *tables, Rows *rows, bool locks)
 {
-	Datum		ids = ids_of(deltas);
+	Datum		ids = ids_of(&rows->prompts);
 
 	(void) pst_run_plan(plan, &ids, NULL, false);
 	for (uint64 row = 0; row < SPI_processed; row++)
@@ -426,40 +454,39 @@ look_at_rows(PstPlan *plan, const PstTables *tables, const PstDeltas *deltas,
 		bool		isnull;
 		Datum		id = SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc,
 									   1, &isnull);
-		PstDelta   *delta = pst_find_delta(deltas, id);
+		RowState   *state = state_of(rows, id);
 
-		if (delta == NULL)
+		if (state == NULL)
 			continue;
-		states[delta - deltas->items].exists = true;
-		states[delta - deltas->items].locked |= locks;
-		read_room(tables, row, &states[delta - deltas->items]);
+		state->exists = true;
+		state->locked |= locks;
+		read_room(tables, row, state);
 	}
 	SPI_freetuptable(SPI_tuptable);
 }
 
 /* Takes the room that a unit needs; false, with none taken, where there is not enough */
 static bool
-take_room(const PstDeltas *unit, const PstDeltas *all, RowState *states)
+take_room(const PstDeltas *unit, const Rows *rows)
 {
 	for (int i = 0; i < unit->len; i++)
 		for (int c = 0; c < PST_NCOUNTERS; c++)
-			if (unit->items[i].n[c] > states[pst_find_delta(all, unit->items[i].id) - all->items].room[c])
+			if (unit->items[i].n[c] > state_of(rows, unit->items[i].id)->room[c])
 				return false;
 	for (int i = 0; i < unit->len; i++)
 		for (int c = 0; c < PST_NCOUNTERS; c++)
-			states[pst_find_delta(all, unit->items[i].id) - all->items].room[c] -=
-				Max(unit->items[i].n[c], 0);
+			state_of(rows, unit->items[i].id)->room[c] -= Max(unit->items[i].n[c], 0);
 	return true;
 }
 
 static PstVerdict
-judge_unit(const PstDeltas *unit, const PstDeltas *all, RowState *states)
+judge_unit(const PstDeltas *unit, const Rows *rows)
 {
 	bool		later = false;
 
 	for (int i = 0; i < unit->len; i++)
 	{
-		RowState   *state = &states[pst_find_delta(all, unit->items[i].id) - all->items];
+		RowState   *state = state_of(rows, unit->items[i].id);
 
 		if (!state->exists)
 			return PST_VERDICT_RETURNED;
@@ -467,138 +494,82 @@ judge_unit(const PstDeltas *unit, const PstDeltas *all, RowState *states)
 	}
 	if (later)
 		return PST_VERDICT_LATER;
-	return take_room(unit, all, states) ? PST_VERDICT_FOLDED : PST_VERDICT_RETURNED;
+	return take_room(unit, rows) ? PST_VERDICT_FOLDED : PST_VERDICT_RETURNED;
 }
 
+/* Locks the rows that it can */
 static void
 judge_units(const PstTables *tables, const PstDeltas *units, PstVerdict *verdicts, int nunits)
 {
-	PstDeltas	all;
-	RowState   *states;
+	Rows		rows;
 	bool		all_locked = true;
 
-	for (int u = 0; u < nunits; u++)
-		verdicts[u] = PST_VERDICT_FOLDED;
-	all = sum_units(tables, units, verdicts, nunits);
-	states = palloc0(all.len * sizeof(RowState));
-
+	collect_prompts(tables, units, verdicts, nunits, &rows);
 	look_at_rows(get_select_plan(&skip_locked_plan, tables, LOCK_ROWS " SKIP LOCKED"),
-				 tables, &all, states, true);
-	for (int i = 0; i < all.len; i++)
-		all_locked &= states[i].locked;
+				 tables, &rows, true);
+	for (int i = 0; i < rows.prompts.len; i++)
+		all_locked &= rows.states[i].locked;
 	if (!all_locked)
-		look_at_rows(get_select_plan(&exists_plan, tables, SELECT_ROWS),
-					 tables, &all, states, false);
+		look_at_rows(get_select_plan(&exists_plan, tables, SELECT_ROWS), tables, &rows, false);
 	for (int u = 0; u < nunits; u++)
-		verdicts[u] = judge_unit(&units[u], &all, states);
-}
-
-/* ---- deferred triggers ---- */
-
-/* SET CONSTRAINTS, for the deferrable triggers that users wrote */
-static void
-set_constraints(const PstTables *tables, bool deferred)
-{
-	Relation	rel = relation_open(tables->stats, NoLock);
-	TriggerDesc *triggers = rel->trigdesc;
-	const char *schema = get_namespace_name(RelationGetNamespace(rel));
-	StringInfoData sql;
-	const char *separator = "";
-
-	initStringInfo(&sql);
-	appendStringInfoString(&sql, "SET CONSTRAINTS ");
-	for (int i = 0; triggers != NULL && i < triggers->numtriggers; i++)
-	{
-		Trigger    *trigger = &triggers->triggers[i];
-
-		if (trigger->tgisinternal || !trigger->tgdeferrable ||
-			(deferred && !trigger->tginitdeferred))
-			continue;
-		appendStringInfo(&sql, "%s%s", separator,
-						 quote_qualified_identifier(schema, get_constraint_name(trigger->tgconstraint)));
-		separator = ", ";
-	}
-	relation_close(rel, NoLock);
-
-	appendStringInfoString(&sql, deferred ? " DEFERRED" : " IMMEDIATE");
-	if (*separator != '\0' && SPI_execute(sql.data, false, 0) < 0)
-		elog(ERROR, "could not run \"%s\"", sql.data);
-}
-
-/*
- * A deferred trigger would run at COMMIT as whoever commits, who may be a
- * superuser (before 18, trigger.c).  Run it now, as the owner.
- */
-static void
-fire_deferred_triggers(const PstTables *tables)
-{
-	set_constraints(tables, false);
-	set_constraints(tables, true);
+		if (verdicts[u] == PST_VERDICT_FOLDED)
+			verdicts[u] = judge_unit(&units[u], &rows);
 }
 
 /* ---- the fold ---- */
 
 static void
-add_context(void *arg)
-{
-	const PstTables *tables = arg;
-
-	if (geterrcode() == ERRCODE_FOREIGN_KEY_VIOLATION)
-		errhint("Count prompts that exist; insert the prompt first.");
-	errcontext("counting into table %s", tables->stats_name);
-}
-
-static void
 begin_fold(const PstTables *tables, ErrorContextCallback *context)
 {
 	context->previous = error_context_stack;
-	context->callback = add_context;
-	context->arg = unconstify(PstTables *, tables);
+	context->callback = pst_write_context;
+	context->arg = unconstify(PstTables *, tables)->stats_name;
 	error_context_stack = context;
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
 }
 
 static void
-end_fold(const PstTables *tables, ErrorContextCallback *context)
+end_fold(ErrorContextCallback *context)
 {
-	if (tables->has_deferrable)
-		fire_deferred_triggers(tables);
 	SPI_finish();
 	error_context_stack = context->previous;
 }
 
-/*
- * Adds the deltas to the counters, as the owner of the table; merges them in place
- * first.  The caller has locked the table with pst_lock_stats() and has an active
- * snapshot.
- */
-void
-pst_fold(const PstTables *tables, PstDeltas *deltas)
+static uint64
+fold_as_owner(const PstTables *tables, PstDeltas *deltas)
 {
 	PstOwnerScope scope;
 	ErrorContextCallback context;
-
-	pst_merge_deltas(deltas);
-	if (deltas->len == 0)
-		return;
+	uint64		written;
 
 	pst_enter_owner(&scope, tables->stats_owner,
-					tables->runs_code ? tables->stats_path : NULL);
+					tables->runs_code ? tables->stats_path : NULL, tables->stats);
 	begin_fold(tables, &context);
 	check_deltas_fit(tables, deltas);
-	if (deltas->len == 1)
-		fold_one(tables, deltas);
-	else
-		fold_many(tables, deltas);
-	end_fold(tables, &context);
+	written = deltas->len == 1 ? fold_one(tables, deltas) : fold_many(tables, deltas);
+	end_fold(&context);
 	pst_leave_owner(&scope);
+	return written;
 }
 
 /*
- * The same for the flusher, which acts as the owner already: folds the units that
- * it can, each whole or not at all, and says what became of each.  Rows that
- * somebody else has locked are left for later; only rows that exist are updated.
+ * Adds the deltas to the counters; merges them in place first.  The caller has
+ * locked the table with pst_lock_stats() and has an active snapshot.  Returns the
+ * number of rows written: fewer than deltas where a trigger suppressed some.
+ */
+uint64
+pst_fold(const PstTables *tables, PstDeltas *deltas)
+{
+	pst_merge_deltas(deltas);
+	return deltas->len > 0 ? fold_as_owner(tables, deltas) : 0;
+}
+
+/*
+ * The same for the flusher, which acts as the owner already: of the units whose
+ * verdict is FOLDED it folds those that it can, each whole or not at all, and says
+ * what became of each.  Rows that somebody else has locked are left for later;
+ * only rows that exist are updated.
  */
 void
 pst_fold_units(const PstTables *tables, const PstDeltas *units, PstVerdict *verdicts, int nunits)
@@ -608,8 +579,7 @@ pst_fold_units(const PstTables *tables, const PstDeltas *units, PstVerdict *verd
 
 	begin_fold(tables, &context);
 	judge_units(tables, units, verdicts, nunits);
-	sum = sum_units(tables, units, verdicts, nunits);
-	pst_merge_deltas(&sum);
-	run_over_deltas(update_many_plans, tables, &sum, build_update_many);
-	end_fold(tables, &context);
+	sum_units(tables, units, verdicts, nunits, &sum);
+	(void) run_over_deltas(update_many_plans, tables, &sum, build_update_many);
+	end_fold(&context);
 }

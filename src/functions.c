@@ -55,21 +55,27 @@ need_n(FunctionCallInfo fcinfo)
 	return n;
 }
 
-/* Now, or at the end of the transaction */
+/* Locked, where we count now and not at the end of the transaction */
+static const PstTables *
+find_stats(Oid schema)
+{
+	return pst_may_collect() ? pst_need_stats(schema) : pst_lock_stats(schema);
+}
+
 static void
 count_deltas(const PstTables *tables, PstDeltas *deltas)
 {
-	if (pst_durability == PST_DURABILITY_TRANSACTION)
-		pst_fold(pst_lock_stats(tables->schema), deltas);
-	else
+	if (pst_may_collect())
 		pst_collect(tables, deltas);
+	else
+		pst_fold(tables, deltas);
 }
 
 /* Counts n for one prompt */
 void
 pst_count_one(Oid schema, Datum id, PstIdKind kind, PstCounter counter, int64 n)
 {
-	const PstTables *tables = pst_need_stats(schema);
+	const PstTables *tables = find_stats(schema);
 	PstDeltas	deltas;
 
 	pst_init_deltas(&deltas, tables, 1);
@@ -90,7 +96,7 @@ null_element_error(Oid function)
 static void
 count_array(Oid function, Oid schema, ArrayType *ids, PstIdKind kind, PstCounter counter, int64 n)
 {
-	const PstTables *tables = pst_need_stats(schema);
+	const PstTables *tables = find_stats(schema);
 	PstDeltas	deltas;
 	Datum	   *elements;
 	bool	   *nulls;

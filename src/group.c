@@ -12,18 +12,19 @@
  * The life of a slot.  "Linked" is being in the queue, or in the flusher's own list.
  *
  *	FREE -> QUEUED			by its backend, which fills and links it
- *	QUEUED -> WITHDRAWN		by its backend: cancelled, timed out, or impatient
+ *	QUEUED -> WITHDRAWN		by its backend: cancelled, timed out, or no flusher
  *	QUEUED -> TAKEN			by the flusher, which folds it
  *	TAKEN -> QUEUED			by the flusher: a row is locked, it stays for later
  *	TAKEN -> FOLDED			by the flusher, in its commit callback
- *	TAKEN, QUEUED -> RETURNED	by the flusher: abort, end, or not for it to fold
+ *	TAKEN -> RETURNED		by the flusher: it aborted, ends, or can't fold it
  *	RETURNED -> FREE		by its backend, which folds it
  *	FOLDED -> FREE			by its backend, at the end of its transaction
  *	FOLDED -> QUEUED		by its backend, negated: its transaction failed after all
  *	WITHDRAWN -> FREE		by the flusher, which unlinks it
  *
  * The two steps out of QUEUED are compare-and-exchange: one side wins.  A backend
- * whose slot is not FREE folds its own deltas.
+ * whose slot is not FREE folds its own deltas; a slot may outlive its backend, and
+ * the next backend finds it so.
  *
  * Why nothing is lost or doubled: a unit is folded by the flusher's transaction
  * or by its backend's, never by both.  FOLDED is said only after that transaction
@@ -33,23 +34,31 @@
  *
  * One thing can go wrong: after the fold, the transaction that waited for it can
  * fail, in another library's pre-commit hook.  Then its unit is queued again with
- * its sign changed, and nobody waits for it ("orphan").
+ * its sign changed, and nobody waits for it ("orphan").  Each is folded by itself,
+ * for a trigger might refuse it, and given up after some tries.
  *
  * Alone, a backend folds its own deltas instead, which is cheaper: when nothing is
  * queued and nobody folds, it takes PstDatabase.soloist and gives it back at the
  * end of its transaction.  The word only keeps others from joining in; the flusher
- * does not rely on it, for it skips rows that are locked.
+ * waits for it but briefly, and skips rows that are locked.
  */
 #include "prompt_stats.h"
 
 #include "group.h"
 
+#include "access/xact.h"
 #include "miscadmin.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
+#include "storage/pmsignal.h"
 #include "storage/proc.h"
+#include "utils/snapmgr.h"
 #include "utils/timeout.h"
 #include "utils/timestamp.h"
+
+#define START_WAIT_MS		1000	/* how long the patient wait for a flusher */
+#define START_CHECK_MS		10
+#define ORPHAN_TRIES		10
 
 /* A delta as it lies in a slot */
 typedef struct FlatDelta
@@ -61,8 +70,14 @@ typedef struct FlatDelta
 
 static PstDatabase *solo_database = NULL;
 
-/* Our unit was folded, but the transaction that it is of has not ended yet */
-static PstDatabase *folded_in = NULL;
+/* Where our slot is linked, or was until its unit was folded, for this transaction */
+static PstDatabase *joined = NULL;
+
+static PstSlot *
+my_slot(void)
+{
+	return &pst_shared->slots[pst_my_procno()];
+}
 
 /* ---- deltas in a slot ---- */
 
@@ -82,6 +97,12 @@ unit_size(const PstDeltas *deltas)
 	return size;
 }
 
+static char *
+slot_data(PstSlot *slot)
+{
+	return DsaPointerIsValid(slot->big) ? dsa_get_address(pst_area, slot->big) : slot->data;
+}
+
 static void
 flatten(const PstDeltas *deltas, char *to)
 {
@@ -95,37 +116,47 @@ flatten(const PstDeltas *deltas, char *to)
 	}
 }
 
-/* False where memory is short */
+/*
+ * False where there is no room.  What was allocated is kept until the next time, for
+ * slots become free where nothing may fail.
+ */
 static bool
-fill_slot(PstSlot *slot, const PstDeltas *deltas)
+make_room(PstSlot *slot, Size size)
 {
-	Size		size = unit_size(deltas);
-
-	slot->big = InvalidDsaPointer;
-	if (size > PST_INLINE_BYTES)
+	if (DsaPointerIsValid(slot->big))
 	{
-		slot->big = dsa_allocate_extended(pst_area, size, DSA_ALLOC_NO_OOM | DSA_ALLOC_HUGE);
-		if (!DsaPointerIsValid(slot->big))
-			return false;
+		dsa_pointer old = slot->big;
+
+		slot->big = InvalidDsaPointer;
+		dsa_free(pst_area, old);
 	}
-	slot->ndeltas = deltas->len;
-	slot->orphan = false;
-	slot->sync_commit = synchronous_commit;
-	flatten(deltas, pst_slot_data(slot));
-	return true;
+	if (size > PST_UNIT_BYTES)
+		return false;
+	if (size > PST_INLINE_BYTES)
+		slot->big = dsa_allocate_extended(pst_area, size, DSA_ALLOC_NO_OOM);
+	return size <= PST_INLINE_BYTES || DsaPointerIsValid(slot->big);
 }
 
-char *
-pst_slot_data(PstSlot *slot)
+static bool
+fill_slot(PstSlot *slot, const PstTables *tables, const PstDeltas *deltas)
 {
-	return DsaPointerIsValid(slot->big) ? dsa_get_address(pst_area, slot->big) : slot->data;
+	if (!make_room(slot, unit_size(deltas)))
+		return false;
+	slot->ndeltas = deltas->len;
+	slot->kind = deltas->kind;
+	slot->schema = tables->schema;
+	slot->stats = tables->stats;
+	slot->sync_commit = synchronous_commit;
+	slot->orphan = 0;
+	flatten(deltas, slot_data(slot));
+	return true;
 }
 
 /* Adds a unit's deltas to a set, for the flusher; ids are copied */
 void
 pst_read_slot(PstSlot *slot, PstDeltas *deltas)
 {
-	char	   *from = pst_slot_data(slot);
+	char	   *from = slot_data(slot);
 
 	for (uint32 i = 0; i < slot->ndeltas; i++)
 	{
@@ -137,13 +168,25 @@ pst_read_slot(PstSlot *slot, PstDeltas *deltas)
 	}
 }
 
-/* By whoever brings the slot back to FREE */
+static void
+negate(PstSlot *slot)
+{
+	char	   *from = slot_data(slot);
+
+	for (uint32 i = 0; i < slot->ndeltas; i++)
+	{
+		FlatDelta  *flat = (FlatDelta *) from;
+
+		for (int c = 0; c < PST_NCOUNTERS; c++)
+			flat->n[c] = -flat->n[c];
+		from += flat_size(flat->idlen);
+	}
+}
+
+/* By whoever may bring the slot back to FREE; must not fail */
 void
 pst_free_slot(PstSlot *slot)
 {
-	if (DsaPointerIsValid(slot->big))
-		dsa_free(pst_area, slot->big);
-	slot->big = InvalidDsaPointer;
 	pg_write_barrier();
 	pg_atomic_write_u32(&slot->state, PST_FREE);
 }
@@ -151,9 +194,9 @@ pst_free_slot(PstSlot *slot)
 /* ---- the queue ---- */
 
 void
-pst_push(PstDatabase *db, uint32 me)
+pst_push(PstDatabase *db, uint32 number)
 {
-	PstSlot    *slot = &pst_shared->slots[me];
+	PstSlot    *slot = &pst_shared->slots[number];
 	uint32		head = pg_atomic_read_u32(&db->head);
 
 	pg_atomic_write_u32(&slot->state, PST_QUEUED);
@@ -161,7 +204,7 @@ pst_push(PstDatabase *db, uint32 me)
 	{
 		slot->next = head;
 		pg_write_barrier();
-	} while (!pg_atomic_compare_exchange_u32(&db->head, &head, me));
+	} while (!pg_atomic_compare_exchange_u32(&db->head, &head, number));
 }
 
 void
@@ -169,14 +212,18 @@ pst_wake_flusher(PstDatabase *db)
 {
 	uint32		proc = pg_atomic_read_u32(&db->flusher_proc);
 
-	if (pg_atomic_exchange_u32(&db->flusher_idle, 0) == 1 && proc != PST_NO_SLOT)
+	if (pg_atomic_read_u32(&db->flusher_idle) == 1 && proc != PST_NO_SLOT &&
+		pg_atomic_exchange_u32(&db->flusher_idle, 0) == 1)
 		SetLatch(&ProcGlobal->allProcs[proc].procLatch);
 }
 
-static bool
-is_ready(PstDatabase *db)
+/* By the flusher: a new state of a slot, to the backend that waits for it */
+void
+pst_tell(uint32 number, int state)
 {
-	return pg_atomic_read_u32(&db->flusher) == PST_FLUSHER_READY;
+	pg_write_barrier();
+	pg_atomic_write_u32(&pst_shared->slots[number].state, state);
+	SetLatch(&ProcGlobal->allProcs[number].procLatch);
 }
 
 static bool
@@ -189,108 +236,120 @@ withdraw(PstSlot *slot)
 
 /* ---- waiting ---- */
 
-/* Milliseconds until a timeout of "after" ms that began at "since"; -1: none is set */
-static long
-remaining(TimestampTz since, int after)
-{
-	if (after <= 0)
-		return -1;
-	return TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
-										   TimestampTzPlusMilliseconds(since, after));
-}
-
-/*
- * The wait is part of COMMIT, which the server's own statement_timeout does not
- * cover (postgres.c: finish_xact_command), so both are kept here.
- */
-static void
-check_timeouts(TimestampTz began)
-{
-	if (remaining(GetCurrentStatementStartTimestamp(), StatementTimeout) == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_QUERY_CANCELED),
-				 errmsg("canceling statement due to statement timeout"),
-				 errdetail("The transaction waited for its counts to be folded.")));
-	if (remaining(began, LockTimeout) == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
-				 errmsg("canceling statement due to lock timeout"),
-				 errdetail("The transaction waited for its counts to be folded.")));
-}
-
-static long
-next_timeout(TimestampTz began)
-{
-	long		statement = remaining(GetCurrentStatementStartTimestamp(), StatementTimeout);
-	long		lock = remaining(began, LockTimeout);
-
-	if (statement < 0 || (lock >= 0 && lock < statement))
-		return lock;
-	return statement;
-}
-
-/* True if the unit was folded; false if its backend is to fold it */
 static bool
-wait_for_outcome(PstDatabase *db, PstSlot *slot)
+is_ready(PstDatabase *db)
 {
-	TimestampTz began = GetCurrentTimestamp();
+	return pg_atomic_read_u32(&db->flusher) == PST_FLUSHER_READY;
+}
 
+/* Is there a flusher, or, for the patient, will there be one soon? */
+static bool
+is_served(PstDatabase *db, bool patient)
+{
+	if (is_ready(db))
+		return true;
+	return patient && pg_atomic_read_u32(&db->flusher) == PST_FLUSHER_STARTING &&
+		GetCurrentTimestamp() - pg_atomic_read_u64(&db->started_at) < START_WAIT_MS * INT64CONST(1000);
+}
+
+/* Returns the final state: FOLDED, RETURNED, or WITHDRAWN */
+static uint32
+wait_for_outcome(PstDatabase *db, PstSlot *slot, bool patient)
+{
 	for (;;)
 	{
 		uint32		state = pg_atomic_read_u32(&slot->state);
-		long		timeout;
 		int			events = WL_LATCH_SET | WL_EXIT_ON_PM_DEATH;
 
-		if (state == PST_FOLDED)
-		{
-			folded_in = db;
-			return true;
-		}
-		if (state == PST_RETURNED)
-		{
-			pst_free_slot(slot);
-			return false;
-		}
-
-		timeout = next_timeout(began);
-		if (state == PST_QUEUED &&
-			(InterruptPending || timeout == 0 || !is_ready(db)) && withdraw(slot))
-		{
-			CHECK_FOR_INTERRUPTS();
-			check_timeouts(began);
-			return false;
-		}
-
-		if (timeout > 0 && state == PST_QUEUED)
+		if (state == PST_FOLDED || state == PST_RETURNED)
+			return state;
+		if (state == PST_QUEUED && (InterruptPending || !is_served(db, patient)) && withdraw(slot))
+			return PST_WITHDRAWN;
+		if (!is_ready(db))
 			events |= WL_TIMEOUT;
-		(void) WaitLatch(MyLatch, events, timeout, pst_wait_event());
+		(void) WaitLatch(MyLatch, events, START_CHECK_MS, pst_wait_event());
 		ResetLatch(MyLatch);
 	}
 }
 
+/* As a wait for a lock, which lock_timeout ends; 55P03 comes from CHECK_FOR_INTERRUPTS() */
+static uint32
+wait_with_timeout(PstDatabase *db, PstSlot *slot, bool patient)
+{
+	uint32		state;
+
+	if (LockTimeout > 0)
+		enable_timeout_after(LOCK_TIMEOUT, LockTimeout);
+	state = wait_for_outcome(db, slot, patient);
+	if (LockTimeout > 0)
+		disable_timeout(LOCK_TIMEOUT, state == PST_WITHDRAWN);
+	return state;
+}
+
+/* A cancel that came too late is ignored, as it is during any commit */
+static void
+ignore_cancel(void)
+{
+	QueryCancelPending = false;
+}
+
 /*
  * Hands the deltas to the flusher and waits for its commit.  False, with nothing
- * done, where the caller is to fold them itself.
+ * done, where the caller is to fold them itself.  Only the patient wait for a flusher
+ * that is about to start.
  */
 bool
-pst_join_group(PstDatabase *db, Oid schema, const PstDeltas *deltas)
+pst_join_group(PstDatabase *db, const PstTables *tables, const PstDeltas *deltas, bool patient)
 {
-	uint32		me = pst_my_procno();
-	PstSlot    *slot = &pst_shared->slots[me];
+	PstSlot    *slot = my_slot();
+	uint32		outcome;
 
 	if (pg_atomic_read_u32(&slot->state) != PST_FREE)
 		return false;
 	if (!is_ready(db))
-	{
-		pst_start_flusher(db, schema);
+		pst_start_flusher(db);
+	if (!is_served(db, patient) || !fill_slot(slot, tables, deltas))
 		return false;
-	}
-	if (!fill_slot(slot, deltas))
-		return false;
-	pst_push(db, me);
+
+	/* Our snapshot would keep the versions of the hot row from being pruned */
+	InvalidateCatalogSnapshot();
+	joined = db;
+	pst_push(db, pst_my_procno());
 	pg_memory_barrier();
 	pst_wake_flusher(db);
-	return wait_for_outcome(db, slot);
+	outcome = wait_with_timeout(db, slot, patient);
+	if (outcome == PST_FOLDED)
+	{
+		ignore_cancel();
+		return true;
+	}
+
+	joined = NULL;
+	if (outcome == PST_RETURNED)
+		pst_free_slot(slot);
+	CHECK_FOR_INTERRUPTS();
+	return false;
+}
+
+/*
+ * Our transaction fails although its unit was folded, or may be yet: an error in
+ * another pre-commit hook, or in the wait itself.
+ */
+static void
+take_back(PstDatabase *db, PstSlot *slot)
+{
+	while (!withdraw(slot) && pg_atomic_read_u32(&slot->state) == PST_TAKEN && PostmasterIsAlive())
+		pg_usleep(1000L);
+	if (pg_atomic_read_u32(&slot->state) == PST_RETURNED)
+		pst_free_slot(slot);
+	if (pg_atomic_read_u32(&slot->state) != PST_FOLDED)
+		return;
+
+	negate(slot);
+	slot->orphan = ORPHAN_TRIES;
+	pst_push(db, pst_my_procno());
+	pg_memory_barrier();
+	pst_wake_flusher(db);
 }
 
 /*
@@ -300,33 +359,15 @@ pst_join_group(PstDatabase *db, Oid schema, const PstDeltas *deltas)
 void
 pst_end_group(bool aborted)
 {
-	PstDatabase *db = folded_in;
-	PstSlot    *slot;
-	char	   *from;
+	PstDatabase *db = joined;
 
 	if (db == NULL)
 		return;
-	folded_in = NULL;
-	slot = &pst_shared->slots[pst_my_procno()];
-	if (!aborted)
-	{
-		pst_free_slot(slot);
-		return;
-	}
-
-	from = pst_slot_data(slot);
-	for (uint32 i = 0; i < slot->ndeltas; i++)
-	{
-		FlatDelta  *flat = (FlatDelta *) from;
-
-		for (int c = 0; c < PST_NCOUNTERS; c++)
-			flat->n[c] = -flat->n[c];
-		from += flat_size(flat->idlen);
-	}
-	slot->orphan = true;
-	pst_push(db, pst_my_procno());
-	pg_memory_barrier();
-	pst_wake_flusher(db);
+	joined = NULL;
+	if (aborted)
+		take_back(db, my_slot());
+	else
+		pst_free_slot(my_slot());
 }
 
 /* ---- alone ---- */
@@ -334,10 +375,12 @@ pst_end_group(bool aborted)
 bool
 pst_begin_solo(PstDatabase *db)
 {
+	static uint32 solos = 0;
 	uint32		expected = 0;
 
 	if (pg_atomic_read_u32(&db->head) != PST_NO_SLOT ||
-		!pg_atomic_compare_exchange_u32(&db->soloist, &expected, 1))
+		!pg_atomic_compare_exchange_u32(&db->soloist, &expected,
+										((pst_my_procno() << 12) + ++solos) | 1))
 		return false;
 	solo_database = db;
 	return true;

@@ -33,17 +33,26 @@ typedef enum PstFlusherState
 /* Room for two deltas with uuids; more go to the DSA area */
 #define PST_INLINE_BYTES 96
 
+/* A transaction that counted more than this folds its own: others need not wait for it */
+#define PST_UNIT_BYTES (64 * 1024)
+
 /* A backend's place in a queue: one transaction's deltas, a unit */
 typedef struct PstSlot
 {
 	pg_atomic_uint32 state;
 
-	/* Written by the backend before the slot is linked, read by the flusher */
+	/* Written by whoever links the slot, before that; read by the flusher */
 	uint32		next;			/* in the queue */
 	uint32		ndeltas;
-	bool		orphan;			/* nobody waits for it: takes a fold back */
+	int			kind;			/* PstIdKind of the deltas */
+	Oid			schema;			/* of the extension */
+	Oid			stats;			/* the table that the backend means */
 	int			sync_commit;	/* the backend's synchronous_commit */
+	int			orphan;			/* takes a fold back: how often yet to be tried */
+
+	/* Of the slot's backend alone */
 	dsa_pointer big;			/* the deltas, where they are not inline */
+
 	char		data[PST_INLINE_BYTES];
 } PstSlot;
 
@@ -54,7 +63,7 @@ typedef struct PstDatabase
 
 	/* Atomic */
 	pg_atomic_uint32 head;		/* of the queue, the last that came */
-	pg_atomic_uint32 soloist;	/* 1 while a backend folds alone */
+	pg_atomic_uint32 soloist;	/* whoever folds, another number each time; or 0 */
 	pg_atomic_uint32 flusher;	/* PstFlusherState */
 	pg_atomic_uint32 flusher_proc;	/* its number in ProcGlobal->allProcs */
 	pg_atomic_uint32 flusher_idle;	/* 1: it sleeps, wake it */

@@ -100,7 +100,7 @@ enter_events(PstOwnerScope *scope, const PstTables *tables)
 		"enable_seqscan", "enable_indexscan", "enable_indexonlyscan", "enable_bitmapscan"
 	};
 
-	pst_enter_owner(scope, tables->events_owner, tables->events_path);
+	pst_enter_owner(scope, tables->events_owner, tables->events_path, tables->events);
 	for (size_t i = 0; i < lengthof(off); i++)
 		(void) set_config_option(off[i], "off", PGC_USERSET, PGC_S_SESSION,
 								 GUC_ACTION_SAVE, true, 0, false);
@@ -135,7 +135,7 @@ missing_prompts(const PstTables *tables, ArrayType *ids)
 					  1, &type, &value);
 	value = PointerGetDatum(get_ids(tables->id_kind));
 
-	pst_enter_owner(&scope, pst_owner_of(tables->prompts), PST_SAFE_PATH);
+	pst_enter_owner(&scope, pst_owner_of(tables->prompts), PST_SAFE_PATH, InvalidOid);
 	GetUserIdAndSecContext(&user, &sec_context);
 	SetUserIdAndSecContext(user, sec_context | SECURITY_NOFORCE_RLS);
 	(void) pst_run_sql(psprintf("SELECT k FROM pg_catalog.unnest($1) AS k WHERE NOT EXISTS"
@@ -450,14 +450,15 @@ choose(FunctionCallInfo fcinfo, int argno, const char *name, const char *first,
 }
 
 static int32
-need_batch_size(FunctionCallInfo fcinfo)
+need_batch_size(FunctionCallInfo fcinfo, int argno)
 {
-	if (PG_ARGISNULL(0) || PG_GETARG_INT32(0) < 1)
+	if (PG_ARGISNULL(argno) || PG_GETARG_INT32(argno) < 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("a batch must have at least one row"),
-				 errhint("Pass a number of rows, such as 50000.")));
-	return PG_GETARG_INT32(0);
+				 errmsg("argument n of %s() must be at least 1",
+						get_func_name(fcinfo->flinfo->fn_oid)),
+				 errhint("Pass the size of a batch, such as 50000.")));
+	return PG_GETARG_INT32(argno);
 }
 
 static const PstTables *
@@ -479,7 +480,7 @@ Datum
 prompt_stats_migrate_batch(PG_FUNCTION_ARGS)
 {
 	Oid			function = fcinfo->flinfo->fn_oid;
-	int32		limit = need_batch_size(fcinfo);
+	int32		limit = need_batch_size(fcinfo, 0);
 	Migration	migration = {0};
 	int64		rows;
 
@@ -542,7 +543,7 @@ read_fork_differences(const PstTables *tables, bool lower, PstDeltas *deltas)
 
 /*
  * prompt_stats_recount_forks(lower boolean, n integer) corrects fork_count of at
- * most n prompts, and returns of how many.  The differences are of one snapshot
+ * most n prompts, and returns of how many it did.  The differences are of one snapshot
  * and are added: forks that are tracked meanwhile are in the events and in the
  * counter, and change nothing.
  */
@@ -551,9 +552,10 @@ prompt_stats_recount_forks(PG_FUNCTION_ARGS)
 {
 	Oid			function = fcinfo->flinfo->fn_oid;
 	bool		lower = !PG_ARGISNULL(0) && PG_GETARG_BOOL(0);
-	int32		limit = PG_ARGISNULL(1) ? PG_INT32_MAX : PG_GETARG_INT32(1);
+	int32		limit = PG_ARGISNULL(1) ? PG_INT32_MAX : need_batch_size(fcinfo, 1);
 	const PstTables *tables;
 	PstDeltas	deltas;
+	int64		written;
 
 	check_can_migrate(function);
 	tables = lock_both(fcinfo);
@@ -563,14 +565,14 @@ prompt_stats_recount_forks(PG_FUNCTION_ARGS)
 	read_fork_differences(tables, lower, &deltas);
 	pst_remove_deltas(&deltas, missing_prompts(tables, get_ids(deltas.kind)));
 	deltas.len = Min(deltas.len, limit);
-	pst_fold(tables, &deltas);
+	written = pst_fold(tables, &deltas);
 	SPI_finish();
-	PG_RETURN_INT64(deltas.len);
+	PG_RETURN_INT64(written);
 }
 
 /*
- * prompt_stats_missing_prompts() returns, as text, the prompts of view and copy
- * rows that can't be counted because they don't exist.
+ * prompt_stats_missing_prompts(kinds text[]) returns, as text, the prompts of events
+ * of these kinds that can't be counted because they don't exist.
  */
 Datum
 prompt_stats_missing_prompts(PG_FUNCTION_ARGS)
@@ -580,6 +582,8 @@ prompt_stats_missing_prompts(PG_FUNCTION_ARGS)
 	Datum	   *ids;
 	bool	   *nulls;
 	int			len;
+	Oid			type = TEXTARRAYOID;
+	Datum		event_kinds = PG_GETARG_DATUM(0);
 
 	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
 	if (!may_miss_prompts(tables))
@@ -587,9 +591,10 @@ prompt_stats_missing_prompts(PG_FUNCTION_ARGS)
 
 	SPI_connect();
 	(void) pst_run_as(GetUserId(), PST_SAFE_PATH,
-					  psprintf("SELECT DISTINCT e.prompt_id::%s FROM ONLY %s AS e WHERE " IS_MOVABLE,
+					  psprintf("SELECT DISTINCT e.prompt_id::%s FROM ONLY %s AS e"
+							   " WHERE e.event_type = ANY ($1) AND e.prompt_id IS NOT NULL",
 							   pst_id_name(tables->id_kind), tables->events_name),
-					  0, NULL, NULL);
+					  1, &type, &event_kinds);
 	pst_deconstruct_ids(missing_prompts(tables, get_ids(tables->id_kind)),
 						tables->id_kind, &ids, &nulls, &len);
 	for (int i = 0; i < len; i++)

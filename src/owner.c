@@ -4,44 +4,107 @@
  *
  * What we write into an application's tables runs the triggers of their owner.
  * So it is done as that owner: never with the rights of the caller, who may
- * have none, nor of a superuser who happens to call.  SECURITY_LOCAL_USERID_
- * CHANGE keeps a trigger from SET ROLE and SET SESSION AUTHORIZATION
- * (variable.c: check_role, guc.c), and a GUC level of its own undoes every SET
- * that a trigger leaves behind.  An error leaves the scope by itself: the abort
- * of the (sub)transaction restores user and settings (xact.c).
+ * have none, nor of a superuser who happens to call.  A trigger must not become a
+ * way up:
  *
- * Without a search_path there is no such level: for statements that name
- * everything in full and can't run functions that users wrote.
+ * - SECURITY_LOCAL_USERID_CHANGE keeps it from SET ROLE and SET SESSION
+ *   AUTHORIZATION (guc.c: set_config_option);
+ * - a GUC level of its own gives it a safe search_path, and undoes every SET that
+ *   it leaves behind;
+ * - before 18 a deferred trigger runs at COMMIT as whoever commits (trigger.c).  So
+ *   the deferrable constraints of the table are immediate meanwhile, and what a
+ *   trigger defers elsewhere is an error: SECURITY_RESTRICTED_OPERATION.
+ *
+ * An error leaves the scope by itself: the abort of the (sub)transaction restores
+ * user, settings and constraints (xact.c).
+ *
+ * Without a search_path there is only the change of user: for statements that
+ * name everything in full and can't run functions that users wrote.
  */
 #include "prompt_stats.h"
 
 #include "access/htup_details.h"
+#include "access/relation.h"
+#include "catalog/pg_constraint.h"
+#include "commands/trigger.h"
 #include "miscadmin.h"
+#include "nodes/makefuncs.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
+#include "utils/rel.h"
 #include "utils/syscache.h"
 
 PG_FUNCTION_INFO_V1(prompt_stats_check_owner);
 
-void
-pst_enter_owner(PstOwnerScope *scope, Oid owner, const char *search_path)
+static RangeVar *
+constraint_name(Oid constraint)
 {
+	HeapTuple	tuple = SearchSysCache1(CONSTROID, ObjectIdGetDatum(constraint));
+	Form_pg_constraint form;
+	RangeVar   *name;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for constraint %u", constraint);
+	form = (Form_pg_constraint) GETSTRUCT(tuple);
+	name = makeRangeVar(get_namespace_name(form->connamespace),
+						pstrdup(NameStr(form->conname)), -1);
+	ReleaseSysCache(tuple);
+	return name;
+}
+
+/* SET CONSTRAINTS for the deferrable ones of a table; DEFERRED only where they began so */
+static void
+set_constraints(Oid table, bool deferred)
+{
+	Relation	rel = relation_open(table, NoLock);
+	ConstraintsSetStmt *stmt = makeNode(ConstraintsSetStmt);
+
+	stmt->deferred = deferred;
+	for (int i = 0; rel->trigdesc != NULL && i < rel->trigdesc->numtriggers; i++)
+	{
+		Trigger    *trigger = &rel->trigdesc->triggers[i];
+
+		if (trigger->tgdeferrable && (trigger->tginitdeferred || !deferred))
+			stmt->constraints = lappend(stmt->constraints,
+										constraint_name(trigger->tgconstraint));
+	}
+	relation_close(rel, NoLock);
+	if (stmt->constraints != NIL)
+		AfterTriggerSetState(stmt);
+}
+
+/*
+ * As the owner, with this search_path, to write into the table, which the caller
+ * has locked; InvalidOid to write into none whose triggers are a user's.
+ */
+void
+pst_enter_owner(PstOwnerScope *scope, Oid owner, const char *search_path, Oid table)
+{
+	int			restriction = SECURITY_LOCAL_USERID_CHANGE;
+
 	GetUserIdAndSecContext(&scope->userid, &scope->sec_context);
-	SetUserIdAndSecContext(owner,
-						   scope->sec_context | SECURITY_LOCAL_USERID_CHANGE);
 	scope->guc_level = 0;
+	scope->table = search_path == NULL ? InvalidOid : table;
+	if (OidIsValid(scope->table) && PST_COMMITTER_RUNS_DEFERRED)
+		restriction |= SECURITY_RESTRICTED_OPERATION;
+	SetUserIdAndSecContext(owner, scope->sec_context | restriction);
 	if (search_path == NULL)
 		return;
+
 	scope->guc_level = NewGUCNestLevel();
 	(void) set_config_option("search_path", search_path,
 							 PGC_USERSET, PGC_S_SESSION,
 							 GUC_ACTION_SAVE, true, 0, false);
+	if (OidIsValid(scope->table))
+		set_constraints(scope->table, false);
 }
 
 void
 pst_leave_owner(const PstOwnerScope *scope)
 {
+	if (OidIsValid(scope->table))
+		set_constraints(scope->table, true);
 	/* false: also a plain SET made inside ends here */
 	if (scope->guc_level > 0)
 		AtEOXact_GUC(false, scope->guc_level);
@@ -78,7 +141,7 @@ pst_run_as(Oid role, const char *path, const char *sql, int nargs, Oid *types,
 	PstOwnerScope scope;
 	uint64		processed;
 
-	pst_enter_owner(&scope, role, path);
+	pst_enter_owner(&scope, role, path, InvalidOid);
 	processed = pst_run_sql(sql, nargs, types, values);
 	pst_leave_owner(&scope);
 	return processed;
@@ -132,6 +195,6 @@ pst_check_owner(const PstTables *tables)
 Datum
 prompt_stats_check_owner(PG_FUNCTION_ARGS)
 {
-	pst_check_owner(pst_get_tables(pst_schema_of(fcinfo)));
+	pst_check_owner(pst_need_tables(pst_schema_of(fcinfo)));
 	PG_RETURN_VOID();
 }

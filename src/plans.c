@@ -1,6 +1,6 @@
 /*
  * plans.c
- *		Saved plans of the statements that name the application's tables.
+ *		Statements that name the application's tables: saved plans, error context.
  *
  * The server revises a saved plan when its tables change (plancache.c), but from
  * its text: a table that was renamed or replaced needs another text.  So all are
@@ -12,6 +12,15 @@ static PstPlan *saved_plans = NULL;
 
 /* A trigger may count while a plan of ours runs: don't free that plan then */
 static int	running = 0;
+
+/* The error context while we write: an ErrorContextCallback */
+void
+pst_write_context(void *table_name)
+{
+	if (geterrcode() == ERRCODE_FOREIGN_KEY_VIOLATION)
+		errhint("Count prompts that exist; insert the prompt first.");
+	errcontext("writing table %s", (const char *) table_name);
+}
 
 /* Must be connected to SPI */
 void

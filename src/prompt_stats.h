@@ -68,7 +68,6 @@ typedef struct PstTables
 	int64		counter_max[PST_NCOUNTERS];
 	bool		sets_updated_at;	/* we created the table */
 	bool		runs_code;		/* writing a row can run functions of users */
-	bool		has_deferrable; /* user-written deferrable triggers */
 	Oid			prompts;		/* what prompt_stats.prompt_id references */
 	AttrNumber	prompts_key;
 
@@ -98,6 +97,7 @@ typedef struct PstOwnerScope
 	Oid			userid;
 	int			sec_context;
 	int			guc_level;
+	Oid			table;
 } PstOwnerScope;
 
 struct PstDatabase;
@@ -117,29 +117,32 @@ extern void PstGucInit(void);
 /* shmem.c */
 extern bool pst_attach(void);
 extern struct PstDatabase *pst_find_database(void);
+extern struct PstDatabase *pst_entry_of(Oid oid);
 
 /* xact.c */
 extern void PstXactInit(void);
+extern bool pst_may_collect(void);
 extern void pst_collect(const PstTables *tables, const PstDeltas *deltas);
 
 /* group.c */
-extern bool pst_join_group(struct PstDatabase *db, Oid schema, const PstDeltas *deltas);
-extern void pst_push(struct PstDatabase *db, uint32 me);
+extern bool pst_join_group(struct PstDatabase *db, const PstTables *tables, const PstDeltas *deltas, bool patient);
+extern void pst_push(struct PstDatabase *db, uint32 number);
 extern void pst_end_group(bool aborted);
 extern bool pst_begin_solo(struct PstDatabase *db);
 extern void pst_end_solo(void);
 extern void pst_wake_flusher(struct PstDatabase *db);
-extern char *pst_slot_data(struct PstSlot *slot);
 extern void pst_read_slot(struct PstSlot *slot, PstDeltas *deltas);
 extern void pst_free_slot(struct PstSlot *slot);
+extern void pst_tell(uint32 number, int outcome);
 
 /* worker.c */
-extern void pst_start_flusher(struct PstDatabase *db, Oid schema);
+extern void pst_start_flusher(struct PstDatabase *db);
 
 /* tables.c */
 extern void PstTablesInit(void);
 extern Oid	pst_schema_of(FunctionCallInfo fcinfo);
 extern const PstTables *pst_get_tables(Oid schema);
+extern const PstTables *pst_need_tables(Oid schema);
 extern const PstTables *pst_need_stats(Oid schema);
 extern const PstTables *pst_lock_stats(Oid schema);
 extern const PstTables *pst_lock_events(Oid schema);
@@ -167,7 +170,7 @@ extern PstDelta *pst_find_delta(const PstDeltas *deltas, Datum id);
 extern void pst_remove_deltas(PstDeltas *deltas, ArrayType *ids);
 
 /* owner.c */
-extern void pst_enter_owner(PstOwnerScope *scope, Oid owner, const char *search_path);
+extern void pst_enter_owner(PstOwnerScope *scope, Oid owner, const char *search_path, Oid table);
 extern void pst_leave_owner(const PstOwnerScope *scope);
 extern void pst_check_owner(const PstTables *tables);
 extern Oid	pst_owner_of(Oid table);
@@ -187,13 +190,14 @@ typedef enum PstVerdict
 
 /* fold.c */
 extern void pst_fold_units(const PstTables *tables, const PstDeltas *units, PstVerdict *verdicts, int nunits);
-extern void pst_fold(const PstTables *tables, PstDeltas *deltas);
+extern uint64 pst_fold(const PstTables *tables, PstDeltas *deltas);
 
 /* functions.c */
 extern void pst_count_one(Oid schema, Datum id, PstIdKind kind, PstCounter counter, int64 n);
 extern void pst_check_may_write(Oid function);
 
 /* plans.c */
+extern void pst_write_context(void *table_name);
 extern void pst_save_plan(PstPlan *plan, const char *sql, int nargs, Oid *argtypes);
 extern uint64 pst_run_plan(PstPlan *plan, Datum *values, const char *nulls, bool read_only);
 extern void pst_forget_plans(void);

@@ -8,8 +8,8 @@
  * slot for each backend and an entry for each database.  Where any of it can't be
  * had, pst_attach() says so and callers fold their own deltas.
  *
- * The name of the anchor carries PST_LAYOUT_VERSION: a library of another layout
- * that is installed under a running server finds nothing, and tells so.
+ * The anchor carries PST_LAYOUT: a library of another layout, installed under a
+ * running server, leaves it alone and says that a restart is due.
  *
  * Locks.  PstAnchor.lock guards the creation of the area, and who gets an entry of
  * PstShared.databases; nothing may be allocated from the area, and nothing may
@@ -29,11 +29,13 @@
 #include "utils/memutils.h"
 #include "utils/syscache.h"
 
-#define PST_LAYOUT_VERSION "1"
+/* Of all that is shared: to be changed with it */
+#define PST_LAYOUT 1
 
 typedef struct PstAnchor
 {
 	/* Immutable once the anchor is initialized */
+	int			layout;			/* stays the first */
 	int			lock_tranche;
 	int			area_tranche;
 
@@ -56,6 +58,7 @@ init_anchor(void *ptr)
 {
 	PstAnchor  *new = ptr;
 
+	new->layout = PST_LAYOUT;
 	new->lock_tranche = LWLockNewTrancheId();
 	new->area_tranche = LWLockNewTrancheId();
 	LWLockInitialize(&new->lock, new->lock_tranche);
@@ -116,30 +119,63 @@ attach_area(void)
 	pst_shared = dsa_get_address(pst_area, anchor->shared);
 }
 
-/* Never fails where memory is short: it was asked for in passing */
+static void
+check_layout(void)
+{
+	if (anchor->layout != PST_LAYOUT)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("shared memory was laid out by another version of prompt_stats")));
+}
+
 static void
 attach(void)
+{
+	anchor = pst_find_anchor("prompt_stats", sizeof(PstAnchor), init_anchor);
+	check_layout();
+	LWLockRegisterTranche(anchor->lock_tranche, "prompt_stats");
+	LWLockRegisterTranche(anchor->area_tranche, "prompt_stats");
+	(void) pst_wait_event();
+	attach_area();
+}
+
+static const char *
+error_message(void)
+{
+	MemoryContext caller = MemoryContextSwitchTo(TopMemoryContext);
+	ErrorData  *error = CopyErrorData();
+
+	MemoryContextSwitchTo(caller);
+	return error->message;
+}
+
+/* Counting goes on without; errfinish() has forgotten what the locks hold off */
+static void
+report_failure(void)
+{
+	LWLockReleaseAll();
+	pst_shared = NULL;
+	attach_failed = true;
+	ereport(LOG,
+			(errmsg("prompt_stats could not attach to shared memory: %s", error_message()),
+			 errdetail("This session folds its own counts."),
+			 errhint("Restart the server.")));
+	FlushErrorState();
+}
+
+static void
+try_to_attach(void)
 {
 	MemoryContext caller = CurrentMemoryContext;
 
 	PG_TRY();
 	{
-		anchor = pst_find_anchor("prompt_stats " PST_LAYOUT_VERSION, sizeof(PstAnchor), init_anchor);
-		LWLockRegisterTranche(anchor->lock_tranche, "prompt_stats");
-		LWLockRegisterTranche(anchor->area_tranche, "prompt_stats");
-		attach_area();
+		attach();
 	}
 	PG_CATCH();
 	{
 		MemoryContextSwitchTo(caller);
-		LWLockReleaseAll();
-		FlushErrorState();
-		pst_shared = NULL;
-		attach_failed = true;
-		ereport(LOG,
-				(errmsg("prompt_stats could not attach to shared memory"),
-				 errdetail("This session folds its own counts."),
-				 errhint("Restart the server to free shared memory.")));
+		report_failure();
 	}
 	PG_END_TRY();
 }
@@ -151,8 +187,8 @@ attach(void)
 bool
 pst_attach(void)
 {
-	if (pst_shared == NULL && !attach_failed)
-		attach();
+	if (pst_shared == NULL && !attach_failed && IsUnderPostmaster)
+		try_to_attach();
 	return pst_shared != NULL;
 }
 
@@ -160,6 +196,21 @@ static bool
 is_dropped(Oid database)
 {
 	return !SearchSysCacheExists1(DATABASEOID, ObjectIdGetDatum(database));
+}
+
+/* What nobody will fold any more: backends that did not wait, what was to be taken back */
+static void
+drain(PstDatabase *db)
+{
+	uint32		number = pg_atomic_exchange_u32(&db->head, PST_NO_SLOT);
+
+	while (number != PST_NO_SLOT)
+	{
+		uint32		next = pst_shared->slots[number].next;
+
+		pst_free_slot(&pst_shared->slots[number]);
+		number = next;
+	}
 }
 
 /* An unused entry, or that of a database that is gone; reads the catalog */
@@ -172,18 +223,17 @@ find_spare(Oid *oid)
 
 		*oid = db->oid;
 		if (!OidIsValid(*oid) ||
-			(pg_atomic_read_u32(&db->head) == PST_NO_SLOT &&
-			 pg_atomic_read_u32(&db->flusher) == PST_NO_FLUSHER && is_dropped(*oid)))
+			(pg_atomic_read_u32(&db->flusher) == PST_NO_FLUSHER && is_dropped(*oid)))
 			return db;
 	}
 	return NULL;
 }
 
-static PstDatabase *
-find_entry(void)
+PstDatabase *
+pst_entry_of(Oid oid)
 {
 	for (int i = 0; i < PST_MAX_DATABASES; i++)
-		if (pst_shared->databases[i].oid == MyDatabaseId)
+		if (pst_shared->databases[i].oid == oid)
 			return &pst_shared->databases[i];
 	return NULL;
 }
@@ -197,15 +247,16 @@ pst_find_database(void)
 	Oid			oid;
 
 	if (mine == NULL)
-		mine = find_entry();
+		mine = pst_entry_of(MyDatabaseId);
 	if (mine != NULL)
 		return mine;
 
 	spare = find_spare(&oid);
 	LWLockAcquire(&anchor->lock, LW_EXCLUSIVE);
-	mine = find_entry();
+	mine = pst_entry_of(MyDatabaseId);
 	if (mine == NULL && spare != NULL && spare->oid == oid)
 	{
+		drain(spare);
 		spare->oid = MyDatabaseId;
 		mine = spare;
 	}

@@ -193,37 +193,66 @@ need_counter(Relation rel, const char *name, const char *column)
 	return PG_INT32_MAX;
 }
 
-/* An index that ON CONFLICT (prompt_id) can use (plancat.c: infer_arbiter_indexes) */
+/*
+ * A unique key on the column alone.  ON CONFLICT (prompt_id) takes all of them, and
+ * none may be deferrable (plancat.c: infer_arbiter_indexes, execIndexing.c).
+ */
 static bool
-is_unique_on(Oid indexid, AttrNumber column)
+is_unique_on(Relation index, AttrNumber column)
 {
-	Relation	index = index_open(indexid, AccessShareLock);
 	Form_pg_index form = index->rd_index;
-	bool		result = form->indisunique && form->indimmediate && form->indisvalid &&
-	form->indnkeyatts == 1 && form->indkey.values[0] == column &&
-	heap_attisnull(index->rd_indextuple, Anum_pg_index_indpred, NULL);
 
-	index_close(index, AccessShareLock);
-	return result;
+	return form->indisunique && form->indisvalid &&
+		form->indnkeyatts == 1 && form->indkey.values[0] == column &&
+		heap_attisnull(index->rd_indextuple, Anum_pg_index_indpred, NULL);
 }
 
 static void
-check_unique(Relation rel, const char *name, AttrNumber column)
+no_unique_key(const char *name)
 {
-	List	   *indexes = RelationGetIndexList(rel);
-	ListCell   *lc;
-
-	foreach(lc, indexes)
-	{
-		if (is_unique_on(lfirst_oid(lc), column))
-			return;
-	}
-
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_COLUMN_REFERENCE),
 			 errmsg("table %s has no unique key on prompt_id", name),
 			 errdetail("Without one a prompt could have several rows, and a count would go to all of them."),
 			 errhint("Add one with ALTER TABLE %s ADD UNIQUE (prompt_id);", name)));
+}
+
+static void
+deferrable_key(const char *name, const char *constraint, bool is_only_key)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_COLUMN_REFERENCE),
+			 errmsg("unique key \"%s\" of table %s is deferrable", constraint, name),
+			 errdetail("INSERT ... ON CONFLICT can't use it."),
+			 errhint("Replace it with ALTER TABLE %s DROP CONSTRAINT %s%s;", name,
+					 quote_identifier(constraint),
+					 is_only_key ? ", ADD UNIQUE (prompt_id)" : "")));
+}
+
+static void
+check_unique(Relation rel, const char *name, AttrNumber column)
+{
+	const char *deferrable = NULL;
+	bool		found = false;
+	ListCell   *lc;
+
+	foreach(lc, RelationGetIndexList(rel))
+	{
+		Relation	index = index_open(lfirst_oid(lc), AccessShareLock);
+
+		if (is_unique_on(index, column))
+		{
+			if (index->rd_index->indimmediate)
+				found = true;
+			else
+				deferrable = pstrdup(RelationGetRelationName(index));
+		}
+		index_close(index, AccessShareLock);
+	}
+	if (deferrable != NULL)
+		deferrable_key(name, deferrable, !found);
+	if (!found)
+		no_unique_key(name);
 }
 
 /* ---- reading their shape ---- */
@@ -257,17 +286,6 @@ referenced_table(Relation rel, AttrNumber column, bool validated, AttrNumber *ke
 		return fk->confrelid;
 	}
 	return InvalidOid;
-}
-
-static bool
-has_user_deferrable_trigger(Relation rel)
-{
-	TriggerDesc *triggers = rel->trigdesc;
-
-	for (int i = 0; triggers != NULL && i < triggers->numtriggers; i++)
-		if (triggers->triggers[i].tgdeferrable && !triggers->triggers[i].tgisinternal)
-			return true;
-	return false;
 }
 
 static bool
@@ -380,7 +398,6 @@ read_stats(PstTables *tables)
 
 	tables->sets_updated_at = is_ours(rel, find_column(rel, "updated_at"));
 	tables->runs_code = runs_user_code(rel);
-	tables->has_deferrable = has_user_deferrable_trigger(rel);
 	tables->prompts = referenced_table(rel, id->attnum, false, &tables->prompts_key);
 	relation_close(rel, AccessShareLock);
 }
@@ -503,6 +520,19 @@ missing_table(const char *name, Oid schema)
 					   get_namespace_name(schema)),
 			 errhint("Create it with SELECT %s();",
 					 quote_qualified_identifier(get_namespace_name(schema), "prompt_stats_setup"))));
+}
+
+/* As pst_get_tables(), with both tables there */
+const PstTables *
+pst_need_tables(Oid schema)
+{
+	const PstTables *tables = pst_get_tables(schema);
+
+	if (!OidIsValid(tables->stats))
+		missing_table("prompt_stats", tables->schema);
+	if (!OidIsValid(tables->events))
+		missing_table("prompt_events", tables->schema);
+	return tables;
 }
 
 /*

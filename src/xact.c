@@ -4,7 +4,8 @@
  *
  * Deltas are collected per nesting level, so that ROLLBACK TO SAVEPOINT un-counts,
  * and decided upon at pre-commit, where errors are still allowed (xact.c:
- * CommitTransaction).
+ * CommitTransaction).  What is counted after that, by a trigger or by another
+ * library's hook, is folded at the call.
  */
 #include "prompt_stats.h"
 
@@ -16,12 +17,16 @@
 #include "miscadmin.h"
 #include "storage/lock.h"
 #include "storage/predicate.h"
+#include "storage/proc.h"
 #include "utils/memutils.h"
+#include "utils/portal.h"
 #include "utils/snapmgr.h"
+#include "utils/timeout.h"
 
 typedef struct Collected
 {
 	int			level;			/* of the subtransaction that counted */
+	PstIdKind	kind;			/* of the table at that time */
 	PstDelta	delta;
 } Collected;
 
@@ -31,6 +36,9 @@ static int	ncollected = 0;
 static int	size_collected = 0;
 static Oid	collected_schema = InvalidOid;
 static PstDatabase *database = NULL;
+
+/* Our part of pre-commit has begun */
+static bool ending = false;
 
 static void
 forget_collected(void)
@@ -57,27 +65,57 @@ make_room(void)
 }
 
 /*
+ * May a call leave its deltas to the end of the transaction?  A security-restricted
+ * operation must not queue what is done at commit (xact.c: CommitTransaction).
+ */
+bool
+pst_may_collect(void)
+{
+	return pst_durability != PST_DURABILITY_TRANSACTION && !ending &&
+		!InSecurityRestrictedOperation();
+}
+
+/*
  * Remembers deltas for the end of the transaction; the ids are copied.  Everything
  * that can be touched first is touched here, not while committing.
  */
 void
 pst_collect(const PstTables *tables, const PstDeltas *deltas)
 {
-	MemoryContext caller = MemoryContextSwitchTo(TopTransactionContext);
+	MemoryContext caller = CurrentMemoryContext;
 	int			level = GetCurrentTransactionNestLevel();
 
-	if (pst_attach())
+	if (database == NULL && pst_attach())
 		database = pst_find_database();
+	collected_schema = tables->schema;
+	MemoryContextSwitchTo(TopTransactionContext);
 	for (int i = 0; i < deltas->len; i++)
 	{
 		make_room();
+		collected[ncollected].level = level;
+		collected[ncollected].kind = deltas->kind;
 		collected[ncollected].delta = deltas->items[i];
 		collected[ncollected].delta.id = pst_copy_id(deltas->items[i].id, deltas->kind);
-		collected[ncollected].level = level;
 		ncollected++;
 	}
-	collected_schema = tables->schema;
 	MemoryContextSwitchTo(caller);
+}
+
+/* Merged; the table may have changed since the calls */
+static void
+get_collected(const PstTables *tables, PstDeltas *deltas)
+{
+	pst_init_deltas(deltas, tables, ncollected);
+	for (int i = 0; i < ncollected; i++)
+	{
+		PstDelta   *delta = &deltas->items[deltas->len++];
+
+		*delta = collected[i].delta;
+		if (collected[i].kind != tables->id_kind)
+			delta->id = pst_convert_id(delta->id, collected[i].kind, tables->id_kind,
+									   tables->stats_name);
+	}
+	pst_merge_deltas(deltas);
 }
 
 /* ---- the decision ---- */
@@ -109,55 +147,65 @@ may_join_group(const PstTables *tables)
  * would be forgotten, as the server has fired all deferred ones already.
  */
 static void
-fold_own(PstDeltas *deltas)
+fold_own(bool preparing)
 {
 	const PstTables *tables = pst_lock_stats(collected_schema);
 	bool		read_only = XactReadOnly;
+	PstDeltas	deltas;
 
+	get_collected(tables, &deltas);
 	XactReadOnly = false;		/* SET TRANSACTION READ ONLY came after the count */
 	PushActiveSnapshot(GetTransactionSnapshot());
-	pst_fold(tables, deltas);
+	(void) pst_fold(tables, &deltas);
 	PopActiveSnapshot();
-	AfterTriggerFireDeferred();
+	do
+		AfterTriggerFireDeferred();
+	while (PreCommit_Portals(preparing));
 	XactReadOnly = read_only;
 }
 
-static void
-fold_alone_or_join(PstDeltas *deltas)
+/*
+ * False where the transaction is to fold its own.  A REPEATABLE READ one would fail
+ * at the first row that others have changed, so it would rather wait.
+ */
+static bool
+fold_in_group(const PstTables *tables)
 {
-	if (!IsolationUsesXactSnapshot() && pst_begin_solo(database))
-		fold_own(deltas);
-	else if (!pst_join_group(database, collected_schema, deltas))
-		fold_own(deltas);
+	bool		patient = IsolationUsesXactSnapshot();
+	PstDeltas	deltas;
+
+	if (!may_join_group(tables))
+		return false;
+	if (!patient && pst_begin_solo(database))
+		return false;
+	get_collected(tables, &deltas);
+	return deltas.len == 0 || pst_join_group(database, tables, &deltas, patient);
 }
 
-static void
-get_collected(const PstTables *tables, PstDeltas *deltas)
+/* The server has ended its own before it commits (postgres.c: finish_xact_command) */
+static bool
+begin_statement_timeout(void)
 {
-	pst_init_deltas(deltas, tables, ncollected);
-	for (int i = 0; i < ncollected; i++)
-		deltas->items[deltas->len++] = collected[i].delta;
-	pst_merge_deltas(deltas);
+	if (StatementTimeout <= 0 || get_timeout_active(STATEMENT_TIMEOUT))
+		return false;
+	enable_timeout_at(STATEMENT_TIMEOUT,
+					  TimestampTzPlusMilliseconds(GetCurrentStatementStartTimestamp(),
+												  StatementTimeout));
+	return true;
 }
 
 static void
 finish_counting(bool preparing)
 {
-	const PstTables *tables;
-	PstDeltas	deltas;
+	MemoryContext caller = MemoryContextSwitchTo(TopTransactionContext);
+	bool		timed = begin_statement_timeout();
 
-	if (ncollected == 0)
-		return;
-	/* No lock while we wait: it would hold up whoever the flusher waits for */
-	tables = pst_need_stats(collected_schema);
-	get_collected(tables, &deltas);
-	forget_collected();
-	if (deltas.len == 0)
-		return;
-	if (!preparing && may_join_group(tables))
-		fold_alone_or_join(&deltas);
-	else
-		fold_own(&deltas);
+	/* Without a lock: it would hold up whoever the flusher waits for */
+	if (preparing || !fold_in_group(pst_need_stats(collected_schema)))
+		fold_own(preparing);
+	if (timed)
+		disable_timeout(STATEMENT_TIMEOUT, false);
+	MemoryContextSwitchTo(caller);
 }
 
 /* ---- callbacks ---- */
@@ -168,14 +216,16 @@ at_transaction_event(XactEvent event, void *arg)
 	switch (event)
 	{
 		case XACT_EVENT_PRE_COMMIT:
-			finish_counting(false);
-			break;
 		case XACT_EVENT_PRE_PREPARE:
-			finish_counting(true);
+			ending = true;
+			if (ncollected > 0)
+				finish_counting(event == XACT_EVENT_PRE_PREPARE);
+			forget_collected();
 			break;
 		case XACT_EVENT_COMMIT:
 		case XACT_EVENT_ABORT:
 		case XACT_EVENT_PREPARE:
+			ending = false;
 			forget_collected();
 			pst_end_solo();
 			pst_end_group(event == XACT_EVENT_ABORT);

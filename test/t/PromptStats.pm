@@ -1,0 +1,220 @@
+# What several of the tests need: clients that know exactly which of their
+# calls were acknowledged, across crashes of the server.
+#
+#   my $load = PromptStats::Load->start($node, 8, sub { my ($client, $turn) = @_;
+#       return ('SELECT increment_prompt_views(1)', { '1 views' => 1 }); });
+#   ...
+#   my $told = $load->stop;    # $told->{acked}{'1 views'}, $told->{in_flight}{...}
+#
+# A client sends the SQL as one query, hence as one transaction.  Its counts are
+# acknowledged once the server says that it is ready for the next query; they are
+# in flight where the connection was lost before that, and nothing else is.
+
+use strict;
+use warnings FATAL => 'all';
+
+# A connection that speaks just enough of the protocol: psql doesn't tell a
+# query that failed from one whose outcome is unknown.
+package PromptStats::Connection;
+
+# Undefined while the server is not there
+sub new
+{
+	my ($class, $node, $name) = @_;
+	my $socket = eval { $node->raw_connect } or return;
+	my $self = bless { socket => $socket, buffer => '' }, $class;
+	my %options = (
+		user => scalar getpwuid($>),
+		database => 'postgres',
+		application_name => $name);
+	my $startup = join '', map { "$_\0$options{$_}\0" } sort keys %options;
+
+	$self->send_bytes(pack('NNa*x', length($startup) + 9, 196608, $startup));
+	my $result = $self->read_result;
+	return $self if $result->{outcome} eq 'ok';
+
+	# Starting up, shutting down
+	my $sqlstate = $result->{sqlstate} // '57P03';
+	die "could not connect: $sqlstate $result->{message}" if $sqlstate !~ /^57P/;
+	return;
+}
+
+sub send_bytes
+{
+	my ($self, $bytes) = @_;
+	local $SIG{PIPE} = 'IGNORE';
+	while (length $bytes)
+	{
+		my $sent = syswrite($self->{socket}, $bytes);
+		next if !defined $sent && $!{EINTR};
+		return unless $sent;
+		substr($bytes, 0, $sent) = '';
+	}
+	return;
+}
+
+# Returns false at the end of the connection
+sub fill_buffer
+{
+	my ($self, $wanted) = @_;
+	while (length $self->{buffer} < $wanted)
+	{
+		my $got = sysread($self->{socket}, $self->{buffer}, 65536, length $self->{buffer});
+		next if !defined $got && $!{EINTR};
+		return unless $got;
+	}
+	return 1;
+}
+
+sub read_message
+{
+	my ($self) = @_;
+	$self->fill_buffer(5) or return;
+	my ($type, $length) = unpack('aN', $self->{buffer});
+	$self->fill_buffer(1 + $length) or return;
+	my $message = substr($self->{buffer}, 0, 1 + $length, '');
+	return ($type, substr($message, 5));
+}
+
+# {outcome} is ok, error, or lost; {rows} is of all its statements
+sub read_result
+{
+	my ($self) = @_;
+	my %result = (outcome => 'ok', rows => []);
+
+	while (my ($type, $body) = $self->read_message)
+	{
+		return \%result if $type eq 'Z';
+		push @{ $result{rows} }, [ unpack('n/(N/a*)', $body) ] if $type eq 'D';
+		if ($type eq 'E')
+		{
+			my %field = map { substr($_, 0, 1) => substr($_, 1) } grep { length } split /\0/, $body;
+
+			# The server went away; before or after the commit, who knows
+			@result{qw(outcome sqlstate message)} =
+			  ($field{V} eq 'ERROR' ? 'error' : 'lost', @field{qw(C M)});
+			return \%result if $result{outcome} eq 'lost';
+		}
+	}
+	return { outcome => 'lost' };
+}
+
+sub query
+{
+	my ($self, $sql) = @_;
+	$self->send_bytes(pack('aNZ*', 'Q', length($sql) + 5, $sql));
+	return $self->read_result;
+}
+
+# Several clients, each a process of its own that connects again when it must
+package PromptStats::Load;
+
+use POSIX ();
+use PostgreSQL::Test::Utils;
+use Storable;
+use Test::More;
+use Time::HiRes qw(usleep);
+
+sub start
+{
+	my ($class, $node, $clients, $work) = @_;
+	my $self = bless { dir => PostgreSQL::Test::Utils::tempdir(), pids => [] }, $class;
+
+	foreach my $client (1 .. $clients)
+	{
+		my $file = "$self->{dir}/$client";
+		push @{ $self->{pids} }, in_child(sub {
+			my ($go_on) = @_;
+			Storable::store(run_client($node, $client, $work, $go_on), $file);
+		});
+	}
+	return $self;
+}
+
+# Runs code in a process of its own; it gets a function that says when to stop
+sub in_child
+{
+	my ($code) = @_;
+	my $parent = $$;
+	my $pid = fork // die "could not fork: $!";
+	return $pid if $pid;
+
+	# Not exit: that would end the servers of the test as well
+	my $stop = 0;
+	local $SIG{TERM} = sub { $stop = 1 };
+	my $done = eval { $code->(sub { !$stop && getppid() == $parent }); 1 };
+	print STDERR $@ unless $done;
+	POSIX::_exit($done ? 0 : 1);
+}
+
+sub run_client
+{
+	my ($node, $client, $work, $go_on) = @_;
+	my %told = (acked => {}, in_flight => {}, errors => {}, lost => 0, calls => 0);
+	my $connection;
+
+	srand($client);
+	for (my $turn = 0; $go_on->(); $turn++)
+	{
+		until ($connection)
+		{
+			return \%told unless $go_on->();
+			$connection = PromptStats::Connection->new($node, "client $client") or usleep(10_000);
+		}
+		my ($sql, $counts) = $work->($client, $turn);
+		my $result = $connection->query($sql);
+		if ($result->{outcome} eq 'error')
+		{
+			$told{errors}{"$result->{sqlstate} $result->{message}"}++;
+			next;
+		}
+		my $lost = $result->{outcome} eq 'lost';
+		my $tally = $told{ $lost ? 'in_flight' : 'acked' };
+		$tally->{$_} += $counts->{$_} foreach keys %$counts;
+		$lost ? $told{lost}++ : $told{calls}++;
+		undef $connection if $lost;
+	}
+	return \%told;
+}
+
+# Ends the clients; returns what they were told, all together
+sub stop
+{
+	my ($self) = @_;
+	my %told = (acked => {}, in_flight => {}, errors => {}, lost => 0, calls => 0);
+
+	kill 'TERM', @{ $self->{pids} };
+	foreach my $client (1 .. @{ $self->{pids} })
+	{
+		waitpid($self->{pids}[ $client - 1 ], 0);
+		die "client $client failed" if $? != 0;
+		my $own = Storable::retrieve("$self->{dir}/$client");
+		foreach my $kind (qw(acked in_flight errors))
+		{
+			$told{$kind}{$_} += $own->{$kind}{$_} foreach keys %{ $own->{$kind} };
+		}
+		$told{$_} += $own->{$_} foreach qw(calls lost);
+	}
+	note "$told{calls} calls acknowledged, $told{lost} in flight";
+	return \%told;
+}
+
+# Of what was counted ("key" => number): acked <= counted <= acked + in flight.
+# Names those of which it isn't so.
+sub differences
+{
+	my ($told, $counted) = @_;
+	my %keys = map { $_ => 1 } map { keys %$_ } $told->{acked}, $told->{in_flight}, $counted;
+	my @wrong;
+
+	foreach my $key (sort keys %keys)
+	{
+		my $least = $told->{acked}{$key} // 0;
+		my $most = $least + ($told->{in_flight}{$key} // 0);
+		my $found = $counted->{$key} // 0;
+		push @wrong, "$key: $found, not $least to $most" if $found < $least || $found > $most;
+	}
+	return join "\n", @wrong;
+}
+
+1;
