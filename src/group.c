@@ -56,8 +56,6 @@
 #include "utils/timeout.h"
 #include "utils/timestamp.h"
 
-#define START_WAIT_MS		1000	/* how long the patient wait for a flusher */
-#define START_CHECK_MS		10
 #define ORPHAN_TRIES		10
 
 /* A delta as it lies in a slot */
@@ -242,45 +240,32 @@ is_ready(PstDatabase *db)
 	return pg_atomic_read_u32(&db->flusher) == PST_FLUSHER_READY;
 }
 
-/* Is there a flusher, or, for the patient, will there be one soon? */
-static bool
-is_served(PstDatabase *db, bool patient)
-{
-	if (is_ready(db))
-		return true;
-	return patient && pg_atomic_read_u32(&db->flusher) == PST_FLUSHER_STARTING &&
-		GetCurrentTimestamp() - pg_atomic_read_u64(&db->started_at) < START_WAIT_MS * INT64CONST(1000);
-}
-
 /* Returns the final state: FOLDED, RETURNED, or WITHDRAWN */
 static uint32
-wait_for_outcome(PstDatabase *db, PstSlot *slot, bool patient)
+wait_for_outcome(PstDatabase *db, PstSlot *slot)
 {
 	for (;;)
 	{
 		uint32		state = pg_atomic_read_u32(&slot->state);
-		int			events = WL_LATCH_SET | WL_EXIT_ON_PM_DEATH;
 
 		if (state == PST_FOLDED || state == PST_RETURNED)
 			return state;
-		if (state == PST_QUEUED && (InterruptPending || !is_served(db, patient)) && withdraw(slot))
+		if (state == PST_QUEUED && (InterruptPending || !is_ready(db)) && withdraw(slot))
 			return PST_WITHDRAWN;
-		if (!is_ready(db))
-			events |= WL_TIMEOUT;
-		(void) WaitLatch(MyLatch, events, START_CHECK_MS, pst_wait_event());
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_EXIT_ON_PM_DEATH, 0, pst_wait_event());
 		ResetLatch(MyLatch);
 	}
 }
 
 /* As a wait for a lock, which lock_timeout ends; 55P03 comes from CHECK_FOR_INTERRUPTS() */
 static uint32
-wait_with_timeout(PstDatabase *db, PstSlot *slot, bool patient)
+wait_with_timeout(PstDatabase *db, PstSlot *slot)
 {
 	uint32		state;
 
 	if (LockTimeout > 0)
 		enable_timeout_after(LOCK_TIMEOUT, LockTimeout);
-	state = wait_for_outcome(db, slot, patient);
+	state = wait_for_outcome(db, slot);
 	if (LockTimeout > 0)
 		disable_timeout(LOCK_TIMEOUT, state == PST_WITHDRAWN);
 	return state;
@@ -295,11 +280,10 @@ ignore_cancel(void)
 
 /*
  * Hands the deltas to the flusher and waits for its commit.  False, with nothing
- * done, where the caller is to fold them itself.  Only the patient wait for a flusher
- * that is about to start.
+ * done, where the caller is to fold them itself.
  */
 bool
-pst_join_group(PstDatabase *db, const PstTables *tables, const PstDeltas *deltas, bool patient)
+pst_join_group(PstDatabase *db, const PstTables *tables, const PstDeltas *deltas)
 {
 	PstSlot    *slot = my_slot();
 	uint32		outcome;
@@ -307,8 +291,11 @@ pst_join_group(PstDatabase *db, const PstTables *tables, const PstDeltas *deltas
 	if (pg_atomic_read_u32(&slot->state) != PST_FREE)
 		return false;
 	if (!is_ready(db))
+	{
 		pst_start_flusher(db);
-	if (!is_served(db, patient) || !fill_slot(slot, tables, deltas))
+		return false;
+	}
+	if (!fill_slot(slot, tables, deltas))
 		return false;
 
 	/* Our snapshot would keep the versions of the hot row from being pruned */
@@ -317,7 +304,7 @@ pst_join_group(PstDatabase *db, const PstTables *tables, const PstDeltas *deltas
 	pst_push(db, pst_my_procno());
 	pg_memory_barrier();
 	pst_wake_flusher(db);
-	outcome = wait_with_timeout(db, slot, patient);
+	outcome = wait_with_timeout(db, slot);
 	if (outcome == PST_FOLDED)
 	{
 		ignore_cancel();

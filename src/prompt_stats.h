@@ -125,7 +125,7 @@ extern bool pst_may_collect(void);
 extern void pst_collect(const PstTables *tables, const PstDeltas *deltas);
 
 /* group.c */
-extern bool pst_join_group(struct PstDatabase *db, const PstTables *tables, const PstDeltas *deltas, bool patient);
+extern bool pst_join_group(struct PstDatabase *db, const PstTables *tables, const PstDeltas *deltas);
 extern void pst_push(struct PstDatabase *db, uint32 number);
 extern void pst_end_group(bool aborted);
 extern bool pst_begin_solo(struct PstDatabase *db);

@@ -143,6 +143,18 @@ may_join_group(const PstTables *tables)
 }
 
 /*
+ * A transaction that only counted does not mind what others have counted since its
+ * snapshot, so REPEATABLE READ need not fail with 40001 for it; nor would it in a
+ * group.
+ */
+static int
+isolation_of_fold(void)
+{
+	return IsolationIsSerializable() || TransactionIdIsValid(GetTopTransactionIdIfAny()) ?
+		XactIsoLevel : XACT_READ_COMMITTED;
+}
+
+/*
  * Folds inside the transaction that is committing.  The triggers that this queues
  * would be forgotten, as the server has fired all deferred ones already.
  */
@@ -151,35 +163,32 @@ fold_own(bool preparing)
 {
 	const PstTables *tables = pst_lock_stats(collected_schema);
 	bool		read_only = XactReadOnly;
+	int			isolation = XactIsoLevel;
 	PstDeltas	deltas;
 
 	get_collected(tables, &deltas);
 	XactReadOnly = false;		/* SET TRANSACTION READ ONLY came after the count */
+	XactIsoLevel = isolation_of_fold();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	(void) pst_fold(tables, &deltas);
 	PopActiveSnapshot();
 	do
 		AfterTriggerFireDeferred();
 	while (PreCommit_Portals(preparing));
+	XactIsoLevel = isolation;
 	XactReadOnly = read_only;
 }
 
-/*
- * False where the transaction is to fold its own.  A REPEATABLE READ one would fail
- * at the first row that others have changed, so it would rather wait.
- */
+/* False where the transaction is to fold its own: alone, or on its own account */
 static bool
 fold_in_group(const PstTables *tables)
 {
-	bool		patient = IsolationUsesXactSnapshot();
 	PstDeltas	deltas;
 
-	if (!may_join_group(tables))
-		return false;
-	if (!patient && pst_begin_solo(database))
+	if (!may_join_group(tables) || pst_begin_solo(database))
 		return false;
 	get_collected(tables, &deltas);
-	return deltas.len == 0 || pst_join_group(database, tables, &deltas, patient);
+	return deltas.len == 0 || pst_join_group(database, tables, &deltas);
 }
 
 /* The server has ended its own before it commits (postgres.c: finish_xact_command) */
