@@ -42,7 +42,7 @@ PG_FUNCTION_INFO_V1(prompt_stats_check_arguments);
 PG_FUNCTION_INFO_V1(prompt_stats_end_run);
 PG_FUNCTION_INFO_V1(prompt_stats_check_top_level);
 
-/* Rows of the two kinds, as d or e; the other choice takes all that the check refuses */
+/* Rows that move; unmovable => 'delete' takes all that the check refuses */
 #define IS_MOVABLE "e.event_type IN ('view', 'copy') AND e.prompt_id IS NOT NULL"
 #define IS_REFUSED "(e.event_type IS NULL OR e.event_type NOT IN ('fork', 'compare_add'))"
 
@@ -545,7 +545,7 @@ need_batch_size(FunctionCallInfo fcinfo, int argno)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("a batch must have at least one row"),
-				 errhint("Pass a number of rows, such as 50000.")));
+				 errhint("Pass a number of rows, such as 500000.")));
 	return PG_GETARG_INT32(argno);
 }
 

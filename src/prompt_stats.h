@@ -105,7 +105,6 @@ extern void PstGucInit(void);
 
 /* tables.c */
 extern void PstTablesInit(void);
-extern const PstTables *pst_get_tables(Oid function);
 extern const PstTables *pst_need_tables(Oid function);
 extern const PstTables *pst_lock_stats(Oid function);
 extern const PstTables *pst_share_stats(Oid function);

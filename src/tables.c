@@ -502,8 +502,8 @@ load_tables(Oid schema)
  * The tables of the extension that "function" belongs to.  Either may be
  * missing: stats or events is InvalidOid then.
  */
-const PstTables *
-pst_get_tables(Oid function)
+static const PstTables *
+get_tables(Oid function)
 {
 	Oid			schema = cached_valid ? cached.schema : get_func_namespace(function);
 
@@ -524,11 +524,11 @@ missing_table(const char *name, Oid schema)
 					 quote_qualified_identifier(get_namespace_name(schema), "prompt_stats_setup"))));
 }
 
-/* As pst_get_tables(), with both tables there */
+/* As get_tables(), with both tables there */
 const PstTables *
 pst_need_tables(Oid function)
 {
-	const PstTables *tables = pst_get_tables(function);
+	const PstTables *tables = get_tables(function);
 
 	if (!OidIsValid(tables->stats))
 		missing_table("prompt_stats", tables->schema);
@@ -538,7 +538,7 @@ pst_need_tables(Oid function)
 }
 
 /*
- * As pst_get_tables(), with one table, which must be there, locked.  Taking the lock reads what other sessions changed meanwhile, hence
+ * As get_tables(), with one table, which must be there, locked.  Taking the lock reads what other sessions changed meanwhile, hence
  * the loop: the owner that we act as is the owner of now, and the table is one.
  */
 static const PstTables *
@@ -549,7 +549,7 @@ lock_table(Oid function, const Oid *table, const char *name, LOCKMODE mode)
 	do
 	{
 		seen = invalidations;
-		(void) pst_get_tables(function);
+		(void) get_tables(function);
 		if (!OidIsValid(*table))
 			missing_table(name, cached.schema);
 		LockRelationOid(*table, mode);
@@ -582,7 +582,7 @@ pst_lock_events(Oid function)
 Datum
 prompt_stats_tables(PG_FUNCTION_ARGS)
 {
-	const PstTables *tables = pst_get_tables(fcinfo->flinfo->fn_oid);
+	const PstTables *tables = get_tables(fcinfo->flinfo->fn_oid);
 	TupleDesc	desc;
 	Datum		values[3];
 	bool		nulls[3];
@@ -625,7 +625,7 @@ prompt_stats_remember(PG_FUNCTION_ARGS)
 	Oid			types[] = {REGCLASSOID, REGCLASSOID};
 	Datum		values[2];
 
-	check_may_remember(pst_get_tables(fcinfo->flinfo->fn_oid));
+	check_may_remember(get_tables(fcinfo->flinfo->fn_oid));
 	SPI_connect();
 	(void) pst_run_on_own(config, psprintf("DELETE FROM %s", name), 0, NULL, NULL);
 	if (!PG_ARGISNULL(0) && !PG_ARGISNULL(1))
