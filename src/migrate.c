@@ -20,20 +20,16 @@
  */
 #include "prompt_stats.h"
 
-#include "access/htup_details.h"
-#include "access/relation.h"
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "nodes/params.h"
-#include "storage/bufmgr.h"
 #include "storage/itemptr.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
-#include "utils/rel.h"
 
 PG_FUNCTION_INFO_V1(prompt_stats_migrate_batch);
 PG_FUNCTION_INFO_V1(prompt_stats_recount_forks);
@@ -46,9 +42,6 @@ PG_FUNCTION_INFO_V1(prompt_stats_check_top_level);
 #define IS_MOVABLE "e.event_type IN ('view', 'copy') AND e.prompt_id IS NOT NULL"
 #define IS_REFUSED "(e.event_type IS NULL OR e.event_type NOT IN ('fork', 'compare_add'))"
 
-/* A page holds no more rows than this, whatever they are (htup_details.h) */
-#define BLOCKS_FOR(rows) ((rows) / MaxHeapTuplesPerPage)
-
 typedef struct Migration
 {
 	const PstTables *tables;
@@ -58,13 +51,13 @@ typedef struct Migration
 	bool		delete_unmovable;
 	bool		running;		/* the state is of this run, not of an earlier
 								 * one */
-	BlockNumber blocks;			/* of prompt_events */
 	ItemPointerData position;	/* the last row that was looked at */
 } Migration;
 
 /* The next rows to look at: those after the position, up to "last" */
 typedef struct Range
 {
+	bool		is_open;		/* no last: to the end of the table */
 	ItemPointerData last;
 	ArrayType  *missing;		/* their prompts that don't exist; NULL: none */
 } Range;
@@ -106,7 +99,7 @@ static void
 enter_events(PstOwnerScope *scope, const PstTables *tables)
 {
 	static const char *const off[] = {
-		"enable_seqscan", "enable_indexscan", "enable_indexonlyscan", "enable_bitmapscan"
+		"enable_seqscan", "enable_indexscan", "enable_indexonlyscan", "enable_bitmapscan", "jit"
 	};
 
 	pst_enter_owner(scope, tables->events_owner, tables->events_path, tables->events);
@@ -271,22 +264,15 @@ ids_of(const PstDeltas *deltas)
 	return pst_id_array(ids, deltas->len, deltas->kind);
 }
 
-/* By the number of pages, as far as that can't exceed the limit; else by looking */
+/* The limit-th row after the position; false where there is none */
 static bool
 find_last(Migration *migration, int32 limit, Range *range)
 {
 	const PstTables *tables = migration->tables;
 	Oid			types[] = {TIDOID, INT4OID};
 	Datum		values[] = {PointerGetDatum(&migration->position), Int32GetDatum(limit)};
-	BlockNumber next = ItemPointerGetBlockNumberNoCheck(&migration->position);
 	bool		isnull;
 	Datum		last;
-
-	if (BLOCKS_FOR(limit) > 1)
-	{
-		ItemPointerSet(&range->last, next + BLOCKS_FOR(limit) - 1, MaxOffsetNumber);
-		return next < migration->blocks;
-	}
 
 	run_on_events(tables, psprintf("SELECT pg_catalog.max(x.ctid) FROM (SELECT e.ctid FROM ONLY %s AS e"
 								   " WHERE e.ctid OPERATOR(pg_catalog.>) $1 AND %s LIMIT $2) AS x",
@@ -294,10 +280,9 @@ find_last(Migration *migration, int32 limit, Range *range)
 								   migration->delete_unmovable ? IS_REFUSED : IS_MOVABLE),
 				  lengthof(types), types, values);
 	last = get_field(0, 1, &isnull);
-	if (isnull)
-		return false;
-	range->last = *(ItemPointer) DatumGetPointer(last);
-	return true;
+	if (!isnull)
+		range->last = *(ItemPointer) DatumGetPointer(last);
+	return !isnull;
 }
 
 static ArrayType *
@@ -308,8 +293,6 @@ find_missing(Migration *migration, const Range *range)
 	Datum		values[] = {PointerGetDatum(&migration->position), PointerGetDatum(&range->last)};
 	ArrayType  *missing;
 
-	if (!may_miss_prompts(tables))
-		return NULL;
 	run_on_events(tables, psprintf("SELECT DISTINCT e.prompt_id::pg_catalog.%s FROM ONLY %s AS e"
 								   " WHERE e.ctid OPERATOR(pg_catalog.>) $1 AND e.ctid OPERATOR(pg_catalog.<=) $2"
 								   " AND " IS_MOVABLE,
@@ -319,10 +302,20 @@ find_missing(Migration *migration, const Range *range)
 	return ARR_NDIM(missing) > 0 ? missing : NULL;
 }
 
-/* The next range after the position; false at the end of the table */
+/*
+ * The next range after the position; false at the end of the table.  Where every
+ * prompt exists, the DELETE itself sees how far it comes, and reads the rows once.
+ */
 static bool
 find_range(Migration *migration, int32 limit, Range *range)
 {
+	range->is_open = !may_miss_prompts(migration->tables);
+	range->missing = NULL;
+	if (range->is_open)
+	{
+		ItemPointerSet(&range->last, MaxBlockNumber, MaxOffsetNumber);
+		return true;
+	}
 	if (!find_last(migration, limit, range))
 		return false;
 	range->missing = find_missing(migration, range);
@@ -339,18 +332,22 @@ set_param(ParamListInfo params, int number, Oid type, Datum value, bool isnull)
 }
 
 /*
- * Deletes the rows of the range; returns how many, and their sums.  They are summed
- * up as they are deleted: rows that somebody else deletes meanwhile, or that a
- * trigger keeps, don't count.
+ * Deletes rows of the range, up to the limit; returns how many, their sums, and in
+ * an open range the last of them.  They are summed up as they are deleted: rows that
+ * somebody else deletes meanwhile, or that a trigger keeps, don't count.
  */
 static int64
-delete_range(Migration *migration, const Range *range, PstDeltas *deltas)
+delete_range(Migration *migration, Range *range, int32 limit, PstDeltas *deltas)
 {
 	const PstTables *tables = migration->tables;
 	bool		keeps = range->missing != NULL && !migration->delete_unmovable;
 	Oid			types[] = {TIDOID, TIDOID, get_array_type(pst_id_type(tables->id_kind))};
 	PstTally   *tally = pst_create_tally(tables);
-	SPIExecuteOptions options = {.params = makeParamList(lengthof(types)),.dest = pst_tally_receiver(tally)};
+	SPIExecuteOptions options = {
+		.params = makeParamList(lengthof(types)),
+		.tcount = limit,
+		.dest = pst_tally_receiver(tally)
+	};
 	PstOwnerScope scope;
 	SPIPlanPtr	plan;
 	int64		rows;
@@ -361,17 +358,18 @@ delete_range(Migration *migration, const Range *range, PstDeltas *deltas)
 	enter_events(&scope, tables);
 	plan = SPI_prepare(psprintf("DELETE FROM ONLY %s AS e"
 								" WHERE e.ctid OPERATOR(pg_catalog.>) $1 AND e.ctid OPERATOR(pg_catalog.<=) $2"
-								" AND %s AND COALESCE(e.prompt_id OPERATOR(pg_catalog.<>) ALL ($3), true)"
-								" RETURNING e.prompt_id::pg_catalog.%s, e.event_type::pg_catalog.text",
+								" AND %s%s"
+								" RETURNING e.prompt_id::pg_catalog.%s, e.event_type::pg_catalog.text, e.ctid",
 								tables->events_name,
 								migration->delete_unmovable ? IS_REFUSED : IS_MOVABLE,
+								keeps ? " AND e.prompt_id OPERATOR(pg_catalog.<>) ALL ($3)" : "",
 								pst_type_name(tables->id_kind)),
 					   lengthof(types), types);
 	if (plan == NULL || SPI_execute_plan_extended(plan, &options) < 0)
 		elog(ERROR, "could not delete from %s", tables->events_name);
 	pst_leave_owner(&scope);
 
-	rows = pst_finish_tally(tally, deltas);
+	rows = pst_finish_tally(tally, deltas, range->is_open ? &range->last : NULL);
 	if (range->missing != NULL)
 		pst_remove_deltas(deltas, range->missing);
 	return rows;
@@ -449,12 +447,12 @@ subtract_baseline(Migration *migration, PstDeltas *deltas)
 	pst_merge_deltas(deltas);
 }
 
-/* Moves the rows of one range; returns how many left prompt_events */
+/* Moves rows of one range; returns how many left prompt_events */
 static int64
-move_range(Migration *migration, Range *range)
+move_range(Migration *migration, Range *range, int32 limit)
 {
 	PstDeltas	deltas;
-	int64		rows = delete_range(migration, range, &deltas);
+	int64		rows = delete_range(migration, range, limit, &deltas);
 
 	migration->position = range->last;
 	if (rows == 0)
@@ -483,10 +481,12 @@ move_next(Migration *migration, int32 limit)
 	{
 		while (find_range(migration, limit, &range))
 		{
-			int64		rows = move_range(migration, &range);
+			int64		rows = move_range(migration, &range, limit);
 
 			if (rows > 0)
 				return rows;
+			if (range.is_open)
+				break;
 		}
 		if (from_start)
 			return 0;
@@ -549,16 +549,6 @@ need_batch_size(FunctionCallInfo fcinfo, int argno)
 	return PG_GETARG_INT32(argno);
 }
 
-static BlockNumber
-count_blocks(Oid table)
-{
-	Relation	rel = relation_open(table, NoLock);
-	BlockNumber blocks = RelationGetNumberOfBlocks(rel);
-
-	relation_close(rel, NoLock);
-	return blocks;
-}
-
 static const PstTables *
 lock_both(Oid function)
 {
@@ -601,7 +591,6 @@ prompt_stats_migrate_batch(PG_FUNCTION_ARGS)
 	LockRelationOid(migration.state, ShareUpdateExclusiveLock);
 
 	SPI_connect();
-	migration.blocks = count_blocks(migration.tables->events);
 	read_state(&migration);
 	rows = move_next(&migration, limit);
 	SPI_finish();

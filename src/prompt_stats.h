@@ -15,6 +15,7 @@
 
 #include "executor/spi.h"
 #include "fmgr.h"
+#include "storage/itemptr.h"
 #include "utils/array.h"
 
 /* The counters of a prompt, in the order of PstDelta.n */
@@ -151,7 +152,7 @@ typedef struct PstTally PstTally;
 
 extern PstTally * pst_create_tally(const PstTables *tables);
 extern DestReceiver * pst_tally_receiver(PstTally * tally);
-extern int64 pst_finish_tally(PstTally * tally, PstDeltas *deltas);
+extern int64 pst_finish_tally(PstTally * tally, PstDeltas *deltas, ItemPointer last);
 
 /* functions.c */
 extern void pst_count_one(Oid function, Datum id, PstIdKind kind, PstCounter counter, int64 n);

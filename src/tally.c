@@ -24,6 +24,7 @@ struct PstTally
 {
 	DestReceiver receiver;		/* must be first */
 	int64		rows;
+	ItemPointerData last;		/* where the last row was */
 	HTAB	   *entries;		/* of uuid and bigint ids */
 	PstDeltas	deltas;			/* of text ids; in the end of all */
 	MemoryContext context;
@@ -70,19 +71,21 @@ add_text(PstTally * tally, Datum id, int views, int copies)
 	MemoryContextSwitchTo(caller);
 }
 
-/* A row (prompt_id, event_type) */
+/* A row (prompt_id, event_type, ctid) */
 static bool
 receive_row(TupleTableSlot * slot, DestReceiver * self)
 {
 	PstTally   *tally = (PstTally *) self;
 	bool		no_id;
 	bool		no_kind;
+	bool		no_ctid;
 	Datum		id = slot_getattr(slot, 1, &no_id);
 	Datum		kind = slot_getattr(slot, 2, &no_kind);
 	bool		is_view = !no_kind && is_kind(kind, "view");
 	bool		is_copy = !no_kind && !is_view && is_kind(kind, "copy");
 
 	tally->rows++;
+	tally->last = *(ItemPointer) DatumGetPointer(slot_getattr(slot, 3, &no_ctid));
 	if (no_id || !(is_view || is_copy))
 		return true;
 	if (tally->entries != NULL)
@@ -132,9 +135,9 @@ pst_tally_receiver(PstTally * tally)
 	return &tally->receiver;
 }
 
-/* The number of rows, and their sums, merged */
+/* The number of rows, their sums, merged, and if asked for and any, the last one */
 int64
-pst_finish_tally(PstTally * tally, PstDeltas *deltas)
+pst_finish_tally(PstTally * tally, PstDeltas *deltas, ItemPointer last)
 {
 	HASH_SEQ_STATUS scan;
 	TallyEntry *entry;
@@ -157,5 +160,7 @@ pst_finish_tally(PstTally * tally, PstDeltas *deltas)
 	}
 	pst_merge_deltas(&tally->deltas);
 	*deltas = tally->deltas;
+	if (last != NULL && tally->rows > 0)
+		*last = tally->last;
 	return tally->rows;
 }
