@@ -69,7 +69,13 @@ OBJS = \
 	src/events.o \
 	src/read.o \
 	src/migrate.o \
-	src/tally.o
+	src/tally.o \
+	src/shmem.o \
+	src/pending.o \
+	src/group.o \
+	src/xact.o \
+	src/worker.o \
+	src/status.o
 PG_CPPFLAGS = -DPROMPT_STATS_VERSION='"$(EXTVERSION)"'
 PGFILEDESC = "prompt_stats - counts views, copies and forks of prompts"
 

@@ -26,7 +26,8 @@ BEGIN
 			'track_prompt_fork', 'track_compare_add', 'get_prompt_stats',
 			'prompt_stats_setup', 'prompt_stats_teardown', 'prompt_stats_enable_compat',
 			'prompt_stats_migrate', 'prompt_stats_migrate_batch', 'prompt_stats_migrate_finish',
-			'prompt_stats_recount_forks', 'prompt_stats_verify', 'prompt_stats_tables']::pg_catalog.name[]);
+			'prompt_stats_recount_forks', 'prompt_stats_verify', 'prompt_stats_tables',
+			'prompt_stats_flush']::pg_catalog.name[]);
 
 	IF drops IS NOT NULL THEN
 		RAISE EXCEPTION USING
@@ -356,6 +357,32 @@ CREATE VIEW @extschema@.prompt_stats_live AS
 COMMENT ON VIEW @extschema@.prompt_stats_live IS
 	'counts of all prompts that the reader may see; pending is how much of them is not in prompt_stats yet';
 
+CREATE FUNCTION @extschema@.prompt_stats_status_row(
+		OUT accepted bigint, OUT flushed bigint, OUT pending bigint, OUT rejected bigint,
+		OUT ledger_since timestamptz, OUT last_rejected_at timestamptz, OUT last_rejected text,
+		OUT oldest_pending timestamptz, OUT own_folds bigint, OUT own_fold_reasons jsonb,
+		OUT groups bigint, OUT grouped_transactions bigint, OUT largest_group bigint, OUT flushes bigint,
+		OUT flusher text, OUT flusher_pid integer, OUT entries bigint, OUT max_entries bigint)
+	AS 'MODULE_PATHNAME', 'prompt_stats_status_row'
+	LANGUAGE C VOLATILE PARALLEL RESTRICTED;
+COMMENT ON FUNCTION @extschema@.prompt_stats_status_row() IS
+	'the row of view prompt_stats_status';
+
+CREATE VIEW @extschema@.prompt_stats_status AS
+	SELECT s.accepted, s.flushed, s.pending, s.rejected, s.ledger_since, s.last_rejected_at, s.last_rejected,
+		pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) s.oldest_pending AS lag,
+		s.own_folds, s.own_fold_reasons, s.groups, s.grouped_transactions, s.largest_group, s.flushes,
+		s.flusher, s.flusher_pid, s.entries, s.max_entries
+	FROM @extschema@.prompt_stats_status_row() s;
+COMMENT ON VIEW @extschema@.prompt_stats_status IS
+	'what was handed over to the flusher in this database: accepted = flushed + pending + rejected, in counts';
+
+CREATE FUNCTION @extschema@.prompt_stats_flush() RETURNS void
+	AS 'MODULE_PATHNAME', 'prompt_stats_flush'
+	LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION @extschema@.prompt_stats_flush() IS
+	'return when all counts that were accepted before are in prompt_stats, or rejected';
+
 /* Default privileges may have given rights to anybody */
 DO $$
 DECLARE
@@ -371,7 +398,8 @@ BEGIN
 				'@extschema@.prompt_stats_migration',
 				'@extschema@.prompt_stats_baseline',
 				'@extschema@.prompt_stats_migration_progress',
-				'@extschema@.prompt_stats_live']::pg_catalog.regclass[])
+				'@extschema@.prompt_stats_live',
+				'@extschema@.prompt_stats_status']::pg_catalog.regclass[])
 		AND a.grantee OPERATOR(pg_catalog.<>) c.relowner
 	LOOP
 		EXECUTE pg_catalog.format('REVOKE ALL ON %s FROM %s', rel, grantee);
@@ -379,7 +407,8 @@ BEGIN
 END $$;
 
 /* Of counters, the rights on prompt_stats are what matters: its rows are read as the reader */
-GRANT SELECT ON @extschema@.prompt_stats_live, @extschema@.prompt_stats_migration_progress TO PUBLIC;
+GRANT SELECT ON @extschema@.prompt_stats_live, @extschema@.prompt_stats_migration_progress,
+	@extschema@.prompt_stats_status TO PUBLIC;
 
 -- ---------------------------------------------------------------------------
 -- Administration, by the owner of the tables.  Nothing here is SECURITY DEFINER:

@@ -11,10 +11,18 @@
 
 #include "catalog/pg_class.h"
 #include "catalog/pg_namespace.h"
+#include "storage/lock.h"
+#include "storage/lwlock.h"
+#include "storage/proc.h"
+#include "storage/shmem.h"
 #include "utils/acl.h"
+#include "utils/wait_event.h"
 
 #if PG_VERSION_NUM >= 160000
 #include "varatt.h"
+#endif
+#if PG_VERSION_NUM >= 170000
+#include "storage/dsm_registry.h"
 #endif
 
 /* aclchk.c: pg_class_ownercheck() became object_ownercheck() in 16 */
@@ -35,6 +43,60 @@ pst_may_create_in(Oid schema, Oid role)
 	return object_aclcheck(NamespaceRelationId, schema, role, ACL_CREATE) == ACLCHECK_OK;
 #else
 	return pg_namespace_aclcheck(schema, role, ACL_CREATE) == ACLCHECK_OK;
+#endif
+}
+
+/* dsm_registry.c since 17; before that the slack of the main segment (ipci.c) */
+static inline void *
+pst_find_anchor(const char *name, Size size, void (*init) (void *ptr))
+{
+	bool		found;
+	void	   *anchor;
+
+#if PG_VERSION_NUM >= 170000
+	anchor = GetNamedDSMSegment(name, size, init, &found);
+#else
+	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
+	anchor = ShmemInitStruct(name, size, &found);
+	if (!found)
+		init(anchor);
+	LWLockRelease(AddinShmemInitLock);
+#endif
+	return anchor;
+}
+
+static inline uint32
+pst_my_procno(void)
+{
+#if PG_VERSION_NUM >= 170000
+	return MyProcNumber;
+#else
+	return MyProc->pgprocno;
+#endif
+}
+
+static inline bool
+pst_lock_held_by_me(const LOCKTAG *tag, LOCKMODE mode)
+{
+#if PG_VERSION_NUM >= 170000
+	return LockHeldByMe(tag, mode, false);
+#else
+	return LockHeldByMe(tag, mode);
+#endif
+}
+
+/* Custom wait events have names since 17; the first call may fail, as where memory is short */
+static inline uint32
+pst_wait_event(void)
+{
+#if PG_VERSION_NUM >= 170000
+	static uint32 event = 0;
+
+	if (event == 0)
+		event = WaitEventExtensionNew("PromptStatsGroup");
+	return event;
+#else
+	return PG_WAIT_EXTENSION;
 #endif
 }
 

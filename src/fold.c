@@ -48,6 +48,8 @@ static PstPlan update_many_plans[NMASKS];
 static PstPlan insert_plan;
 static PstPlan find_plan;
 static PstPlan lock_plan;
+static PstPlan skip_locked_plan;
+static PstPlan look_plan;
 
 /* ---- statements ---- */
 
@@ -135,6 +137,23 @@ build_lock(StringInfo sql, const PstTables *tables)
 {
 	build_find(sql, tables);
 	appendStringInfoString(sql, " ORDER BY s.prompt_id FOR NO KEY UPDATE");
+}
+
+/* The counters, too: is there room? */
+static void
+build_look(StringInfo sql, const PstTables *tables)
+{
+	appendStringInfo(sql, "SELECT s.prompt_id::pg_catalog.%s, s.view_count::pg_catalog.int8,"
+					 " s.copy_count::pg_catalog.int8, s.fork_count::pg_catalog.int8"
+					 " FROM ONLY %s AS s WHERE s.prompt_id OPERATOR(pg_catalog.=) ANY ($1)",
+					 pst_type_name(tables->id_kind), tables->stats_name);
+}
+
+static void
+build_skip_locked(StringInfo sql, const PstTables *tables)
+{
+	build_look(sql, tables);
+	appendStringInfoString(sql, " ORDER BY s.prompt_id FOR NO KEY UPDATE SKIP LOCKED");
 }
 
 /* ---- saved plans ---- */
@@ -413,26 +432,179 @@ fold_one(const PstTables *tables, PstDeltas *deltas)
 	return fold_many(tables, deltas);
 }
 
+/* ---- many transactions' deltas at once ---- */
+
+/* What was found of a prompt in the table */
+typedef struct RowState
+{
+	bool		exists;
+	bool		locked;			/* by us: we may update it */
+	int64		room[PST_NCOUNTERS];	/* left until the counter overflows */
+} RowState;
+
+/* The prompts of all units, and what was found of each */
+typedef struct Rows
+{
+	PstDeltas	prompts;		/* merged; the numbers are not used */
+	RowState   *states;
+} Rows;
+
+static RowState *
+state_of(const Rows *rows, Datum id)
+{
+	PstDelta   *prompt = pst_find_delta(&rows->prompts, id);
+
+	return prompt == NULL ? NULL : &rows->states[prompt - rows->prompts.items];
+}
+
+/* Without their numbers, whose sums could overflow */
+static void
+collect_prompts(const PstTables *tables, const PstDeltas *units,
+				const PstVerdict *verdicts, int nunits, Rows *rows)
+{
+	pst_init_deltas(&rows->prompts, tables, nunits);
+	for (int u = 0; u < nunits; u++)
+		for (int i = 0; verdicts[u] == PST_VERDICT_FOLDED && i < units[u].len; i++)
+			(void) pst_add_delta(&rows->prompts, units[u].items[i].id, PST_VIEWS, 0);
+	pst_sort_deltas(&rows->prompts);
+	rows->states = palloc0(Max(rows->prompts.len, 1) * sizeof(RowState));
+}
+
+static void
+sum_units(const PstTables *tables, const PstDeltas *units,
+		  const PstVerdict *verdicts, int nunits, PstDeltas *sum)
+{
+	pst_init_deltas(sum, tables, nunits);
+	for (int u = 0; u < nunits; u++)
+		for (int i = 0; verdicts[u] == PST_VERDICT_FOLDED && i < units[u].len; i++)
+			memcpy(pst_add_delta(sum, units[u].items[i].id, PST_VIEWS, 0)->n,
+				   units[u].items[i].n, sizeof(units[u].items[i].n));
+	pst_merge_deltas(sum);
+}
+
+static void
+read_room(const PstTables *tables, uint64 row, RowState *state)
+{
+	for (int c = 0; c < PST_NCOUNTERS; c++)
+	{
+		bool		isnull;
+		Datum		value = SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc,
+										  2 + c, &isnull);
+		int64		held = isnull ? 0 : DatumGetInt64(value);
+
+		state->room[c] = tables->counter_max[c] - Max(held, 0);
+	}
+}
+
+/* Runs a SELECT of build_look()'s shape, and notes each row that it finds */
+static void
+look_at_rows(PstPlan *plan, const PstTables *tables, Rows *rows, bool locks)
+{
+	Datum		arrays[1 + PST_NCOUNTERS];
+
+	make_delta_arrays(&rows->prompts, arrays);
+	(void) pst_run_plan(plan, arrays, NULL, false);
+	for (uint64 row = 0; row < SPI_processed; row++)
+	{
+		bool		isnull;
+		Datum		id = SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc,
+									   1, &isnull);
+		RowState   *state = state_of(rows, id);
+
+		if (state == NULL)
+			continue;
+		state->exists = true;
+		state->locked |= locks;
+		read_room(tables, row, state);
+	}
+	SPI_freetuptable(SPI_tuptable);
+}
+
+/* Takes the room that a unit needs; false, with none taken, where there is not enough */
+static bool
+take_room(const PstDeltas *unit, const Rows *rows)
+{
+	for (int i = 0; i < unit->len; i++)
+		for (int c = 0; c < PST_NCOUNTERS; c++)
+			if (unit->items[i].n[c] > state_of(rows, unit->items[i].id)->room[c])
+				return false;
+	for (int i = 0; i < unit->len; i++)
+		for (int c = 0; c < PST_NCOUNTERS; c++)
+			state_of(rows, unit->items[i].id)->room[c] -= Max(unit->items[i].n[c], 0);
+	return true;
+}
+
+static PstVerdict
+judge_unit(const PstDeltas *unit, const Rows *rows)
+{
+	bool		later = false;
+
+	for (int i = 0; i < unit->len; i++)
+	{
+		RowState   *state = state_of(rows, unit->items[i].id);
+
+		if (!state->exists)
+			return PST_VERDICT_RETURNED;
+		later |= !state->locked;
+	}
+	if (later)
+		return PST_VERDICT_LATER;
+	return take_room(unit, rows) ? PST_VERDICT_FOLDED : PST_VERDICT_RETURNED;
+}
+
+/* Locks the rows that it can */
+static void
+judge_units(const PstTables *tables, const PstDeltas *units, PstVerdict *verdicts, int nunits)
+{
+	Rows		rows;
+	bool		all_locked = true;
+
+	collect_prompts(tables, units, verdicts, nunits, &rows);
+	if (rows.prompts.len == 0)
+		return;
+	look_at_rows(get_plan(&skip_locked_plan, tables, build_skip_locked), tables, &rows, true);
+	for (int i = 0; i < rows.prompts.len; i++)
+		all_locked &= rows.states[i].locked;
+	if (!all_locked)
+		look_at_rows(get_plan(&look_plan, tables, build_look), tables, &rows, false);
+	for (int u = 0; u < nunits; u++)
+		if (verdicts[u] == PST_VERDICT_FOLDED)
+			verdicts[u] = judge_unit(&units[u], &rows);
+}
+
 /* ---- the fold ---- */
+
+static void
+begin_fold(const PstTables *tables, ErrorContextCallback *context)
+{
+	context->previous = error_context_stack;
+	context->callback = pst_write_context;
+	context->arg = unconstify(PstTables *, tables)->stats_name;
+	error_context_stack = context;
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+}
+
+static void
+end_fold(ErrorContextCallback *context)
+{
+	SPI_finish();
+	error_context_stack = context->previous;
+}
 
 static uint64
 fold_as_owner(const PstTables *tables, PstDeltas *deltas)
 {
 	PstOwnerScope scope;
+	ErrorContextCallback context;
 	uint64		written;
-	ErrorContextCallback context = {error_context_stack, pst_write_context,
-	unconstify(PstTables *, tables)->stats_name};
 
 	pst_enter_owner(&scope, tables->stats_owner,
 					tables->runs_code ? tables->stats_path : NULL, tables->stats);
-	error_context_stack = &context;
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
-
+	begin_fold(tables, &context);
 	check_deltas_fit(tables, deltas);
 	written = deltas->len == 1 ? fold_one(tables, deltas) : fold_many(tables, deltas);
-	SPI_finish();
-	error_context_stack = context.previous;
+	end_fold(&context);
 	pst_leave_owner(&scope);
 	return written;
 }
@@ -447,4 +619,28 @@ pst_fold(const PstTables *tables, PstDeltas *deltas)
 {
 	pst_merge_deltas(deltas);
 	return deltas->len > 0 ? fold_as_owner(tables, deltas) : 0;
+}
+
+/*
+ * The same for the flusher, which acts as the owner already: of the units whose
+ * verdict is FOLDED it folds those that it can, each whole or not at all, and says
+ * what became of each.  Rows that somebody else has locked are left for later;
+ * only rows that exist are updated.
+ */
+void
+pst_fold_units(const PstTables *tables, const PstDeltas *units, PstVerdict *verdicts, int nunits)
+{
+	ErrorContextCallback context;
+	PstDeltas	sum;
+	Datum		arrays[1 + PST_NCOUNTERS];
+
+	begin_fold(tables, &context);
+	judge_units(tables, units, verdicts, nunits);
+	sum_units(tables, units, verdicts, nunits, &sum);
+	if (sum.len > 0)
+	{
+		make_delta_arrays(&sum, arrays);
+		(void) pst_run_plan(get_many_plan(tables, touched_counters(&sum)), arrays, NULL, false);
+	}
+	end_fold(&context);
 }

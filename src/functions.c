@@ -55,17 +55,33 @@ need_n(FunctionCallInfo fcinfo)
 	return n;
 }
 
+/* Locked, where we count now and not at the end of the transaction */
+static const PstTables *
+find_stats(Oid function)
+{
+	return pst_may_collect() ? pst_find_stats(function) : pst_lock_stats(function);
+}
+
+static void
+count_deltas(const PstTables *tables, PstDeltas *deltas)
+{
+	if (pst_may_collect())
+		pst_collect(tables, deltas);
+	else
+		(void) pst_fold(tables, deltas);
+}
+
 /* Counts n for one prompt */
 void
 pst_count_one(Oid function, Datum id, PstIdKind kind, PstCounter counter, int64 n)
 {
-	const PstTables *tables = pst_lock_stats(function);
+	const PstTables *tables = find_stats(function);
 	PstDeltas	deltas;
 
 	pst_init_deltas(&deltas, tables, 1);
 	id = pst_convert_id(id, kind, tables->id_kind, tables->stats_name);
 	(void) pst_add_delta(&deltas, id, counter, n);
-	pst_fold(tables, &deltas);
+	count_deltas(tables, &deltas);
 }
 
 static void
@@ -80,7 +96,7 @@ null_element_error(Oid function)
 static void
 count_array(Oid function, ArrayType *ids, PstIdKind kind, PstCounter counter, int64 n)
 {
-	const PstTables *tables = pst_lock_stats(function);
+	const PstTables *tables = find_stats(function);
 	PstDeltas	deltas;
 	Datum	   *elements;
 	bool	   *nulls;
@@ -97,7 +113,7 @@ count_array(Oid function, ArrayType *ids, PstIdKind kind, PstCounter counter, in
 											tables->stats_name),
 							 counter, n);
 	}
-	pst_fold(tables, &deltas);
+	count_deltas(tables, &deltas);
 }
 
 static Datum

@@ -189,6 +189,56 @@ pst_print_id(Datum id, PstIdKind kind)
 	return TextDatumGetCString(id);
 }
 
+/*
+ * An id as plain bytes, in the order of memcmp or not: for shared memory.  Returns
+ * their number; writes them where "to" is not NULL.
+ */
+Size
+pst_id_bytes(Datum id, PstIdKind kind, char *to)
+{
+	Size		len = kinds[kind].typlen;
+	char	   *from;
+	int64		number;
+
+	switch (kind)
+	{
+		case PST_BIGINT:
+			number = DatumGetInt64(id);
+			from = (char *) &number;
+			break;
+		case PST_TEXT:
+			len = VARSIZE_ANY_EXHDR(DatumGetPointer(id));
+			from = VARDATA_ANY(DatumGetPointer(id));
+			break;
+		default:
+			from = DatumGetPointer(id);
+			break;
+	}
+	if (to != NULL)
+		memcpy(to, from, len);
+	return len;
+}
+
+Datum
+pst_id_from_bytes(const char *from, Size len, PstIdKind kind)
+{
+	char	   *copy;
+	int64		number;
+
+	switch (kind)
+	{
+		case PST_BIGINT:
+			memcpy(&number, from, sizeof(number));
+			return Int64GetDatum(number);
+		case PST_TEXT:
+			return PointerGetDatum(cstring_to_text_with_len(from, len));
+		default:
+			copy = palloc(len);
+			memcpy(copy, from, len);
+			return PointerGetDatum(copy);
+	}
+}
+
 /* Into the current memory context, detoasted */
 Datum
 pst_copy_id(Datum id, PstIdKind kind)

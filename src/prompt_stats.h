@@ -101,14 +101,73 @@ typedef struct PstOwnerScope
 	Oid			table;
 } PstOwnerScope;
 
+/* What a call leaves to the end of its transaction, the weakest first */
+typedef enum PstDurability
+{
+	PST_DURABILITY_ASYNC,
+	PST_DURABILITY_GROUP,
+	PST_DURABILITY_TRANSACTION
+} PstDurability;
+
+/* Why a transaction folded its own counts, though it need not have */
+typedef enum PstOwnFold
+{
+	PST_OWN_ALONE,				/* nobody else was counting: cheaper */
+	PST_OWN_WRITES,				/* the transaction has an XID */
+	PST_OWN_SERIALIZABLE,
+	PST_OWN_TABLE_LOCK,			/* it holds a lock that the flusher would wait for */
+	PST_OWN_PREPARE,
+	PST_OWN_NO_MEMORY,			/* no shared memory, or none left */
+	PST_OWN_NO_FLUSHER,			/* off, starting, or no worker slot left */
+	PST_OWN_TOO_LARGE,			/* for a group, or for the table of pending counts */
+	PST_OWN_RETURNED			/* the flusher could not fold it */
+} PstOwnFold;
+
+#define PST_NOWN (PST_OWN_RETURNED + 1)
+
+struct PstDatabase;
+struct PstSlot;
+
 /* guc.c */
+extern int	pst_durability;
+extern bool pst_use_flusher;
+extern int	pst_flush_interval;
+extern int	pst_max_pending;
 extern void PstGucInit(void);
+
+/* shmem.c */
+extern bool pst_attach(void);
+extern struct PstDatabase *pst_find_database(void);
+extern struct PstDatabase *pst_entry_of(Oid oid);
+
+/* xact.c */
+extern void PstXactInit(void);
+extern bool pst_may_collect(void);
+extern void pst_collect(const PstTables *tables, const PstDeltas *deltas);
+extern bool pst_holds_conflicting_lock(Oid table);
+
+/* group.c */
+extern bool pst_join_group(struct PstDatabase *db, const PstTables *tables, const PstDeltas *deltas, PstOwnFold *why);
+extern void pst_push(struct PstDatabase *db, uint32 number);
+extern void pst_end_group(bool aborted);
+extern bool pst_begin_solo(struct PstDatabase *db);
+extern void pst_end_solo(void);
+extern void pst_wake_flusher(struct PstDatabase *db);
+extern void pst_read_slot(struct PstSlot *slot, PstDeltas *deltas);
+extern void pst_free_slot(struct PstSlot *slot);
+extern void pst_tell(uint32 number, int outcome);
+
+/* worker.c */
+extern bool pst_start_flusher(struct PstDatabase *db);
 
 /* tables.c */
 extern void PstTablesInit(void);
 extern const PstTables *pst_need_tables(Oid function);
 extern const PstTables *pst_lock_stats(Oid function);
 extern const PstTables *pst_share_stats(Oid function);
+extern const PstTables *pst_find_stats(Oid function);
+extern const PstTables *pst_recall_stats(Oid stats);
+extern const PstTables *pst_lock_stats_again(Oid schema, Oid stats, bool wait);
 extern const PstTables *pst_lock_events(Oid function);
 
 /* ids.c */
@@ -121,6 +180,8 @@ extern Datum pst_convert_id(Datum id, PstIdKind from, PstIdKind to, const char *
 extern int	pst_compare_ids(Datum a, Datum b, PstIdKind kind, Oid collation);
 extern char *pst_print_id(Datum id, PstIdKind kind);
 extern Datum pst_copy_id(Datum id, PstIdKind kind);
+extern Size pst_id_bytes(Datum id, PstIdKind kind, char *to);
+extern Datum pst_id_from_bytes(const char *from, Size len, PstIdKind kind);
 extern ArrayType *pst_id_array(const Datum *ids, int len, PstIdKind kind);
 extern void pst_deconstruct_ids(ArrayType *ids, PstIdKind kind, Datum **elements, bool **nulls, int *len);
 
@@ -144,7 +205,16 @@ extern Oid	pst_own_table(const PstTables *tables, const char *name);
 extern uint64 pst_run_on_own(Oid table, const char *sql, int nargs, Oid *types, Datum *values);
 extern const char *pst_qualified_name(Oid table);
 
+/* What becomes of a unit of deltas; see pst_fold_units() */
+typedef enum PstVerdict
+{
+	PST_VERDICT_FOLDED,
+	PST_VERDICT_LATER,			/* a row is locked */
+	PST_VERDICT_RETURNED		/* a row is missing, or a counter has no room */
+} PstVerdict;
+
 /* fold.c */
+extern void pst_fold_units(const PstTables *tables, const PstDeltas *units, PstVerdict *verdicts, int nunits);
 extern uint64 pst_fold(const PstTables *tables, PstDeltas *deltas);
 
 /* tally.c */

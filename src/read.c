@@ -3,15 +3,22 @@
  *		Reading counts: the rows of view prompt_stats_live, and get_prompt_stats().
  *
  * Both read the table with the rights and under the policies of the caller, and
- * with the snapshot of the statement.  They are C functions rather than views so
- * that no dependency ties the table to the extension.
+ * with the snapshot of the statement; they add what is pending, but for that snapshot
+ * not in the table yet (pending.c).  They are C functions rather than views so that
+ * no dependency ties the table to the extension.
  */
 #include "prompt_stats.h"
 
+#include "shared.h"
+
 #include "access/htup_details.h"
+#include "access/xact.h"
+#include "access/xlog.h"
 #include "funcapi.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
+#include "utils/rls.h"
+#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
 PG_FUNCTION_INFO_V1(prompt_stats_live_rows);
@@ -21,18 +28,54 @@ PG_FUNCTION_INFO_V1(get_prompt_stats);
 #define COUNT_COLUMNS (LIVE_COLUMNS - 1)	/* the same without prompt_id */
 #define FETCH_ROWS 1000
 
-/*
- * Counts are folded within the transaction that made them, so nothing is ever
- * pending: the table is the truth, as of the statement's snapshot.
- */
-#define LIVE_COUNTS \
+/* What the table holds; what is pending is added to it */
+#define LIVE_COUNTS_OF \
 	" COALESCE(s.view_count, 0)::pg_catalog.int8," \
 	" COALESCE(s.copy_count, 0)::pg_catalog.int8," \
 	" COALESCE(s.fork_count, 0)::pg_catalog.int8," \
-	" 0::pg_catalog.int8, pg_catalog.statement_timestamp()" \
-	" FROM %s AS s"
+	" 0::pg_catalog.int8, pg_catalog.statement_timestamp()"
+
+/* Columns of LIVE_COUNTS */
+#define PENDING_COLUMN	PST_NCOUNTERS
+#define AS_OF_COLUMN	(PST_NCOUNTERS + 1)
 
 static PstPlan get_one_row_plan;
+
+/* ---- what is pending ---- */
+
+/*
+ * NULL where nothing is to be added: on a standby, and for the snapshot of a whole
+ * transaction, which is to see the same as long as it lasts.
+ */
+static PstDatabase *
+find_database(void)
+{
+	return RecoveryInProgress() || IsolationUsesXactSnapshot() || !pst_attach() ?
+		NULL : pst_find_database();
+}
+
+/*
+ * A prompt that has no row yet has pending counts all the same; but under policies a
+ * row that is not seen may be one that must not be seen.
+ */
+static bool
+may_see_all(const PstTables *tables)
+{
+	return check_enable_rls(tables->stats, InvalidOid, true) != RLS_ENABLED;
+}
+
+static void
+add_pending(const int64 *n, Datum *counts)
+{
+	int64		sum = 0;
+
+	for (int c = 0; c < PST_NCOUNTERS; c++)
+	{
+		counts[c] = Int64GetDatum(DatumGetInt64(counts[c]) + n[c]);
+		sum += n[c];
+	}
+	counts[PENDING_COLUMN] = Int64GetDatum(sum);
+}
 
 static void
 copy_row(uint64 row, int columns, Datum *values, bool *nulls)
@@ -42,62 +85,114 @@ copy_row(uint64 row, int columns, Datum *values, bool *nulls)
 								  1 + i, &nulls[i]);
 }
 
-/*
- * prompt_stats_live_rows(): a row for each row of prompt_stats that the caller
- * may see.  Through a cursor, as the table may be large.
- */
-Datum
-prompt_stats_live_rows(PG_FUNCTION_ARGS)
-{
-	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	const PstTables *tables = pst_share_stats(fcinfo->flinfo->fn_oid);
-	char	   *sql = psprintf("SELECT s.prompt_id::pg_catalog.text," LIVE_COUNTS,
-							   tables->stats_name);
-	Portal		portal;
-
-	InitMaterializedSRF(fcinfo, 0);
-	SPI_connect();
-	portal = SPI_cursor_open_with_args(NULL, sql, 0, NULL, NULL, NULL, true, 0);
-	do
-	{
-		SPI_cursor_fetch(portal, true, FETCH_ROWS);
-		for (uint64 row = 0; row < SPI_processed; row++)
-		{
-			Datum		values[LIVE_COLUMNS];
-			bool		nulls[LIVE_COLUMNS];
-
-			copy_row(row, LIVE_COLUMNS, values, nulls);
-			tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
-		}
-		SPI_freetuptable(SPI_tuptable);
-	} while (SPI_processed > 0);
-	SPI_cursor_close(portal);
-	SPI_finish();
-	return (Datum) 0;
-}
-
-static PstPlan *
-get_row_plan(const PstTables *tables)
-{
-	if (get_one_row_plan.prepared == NULL)
-	{
-		char	   *sql = psprintf("SELECT" LIVE_COUNTS " WHERE s.prompt_id OPERATOR(pg_catalog.=) $1",
-								   tables->stats_name);
-		Oid			type = pst_id_type(tables->id_kind);
-
-		pst_save_plan(&get_one_row_plan, sql, 1, &type);
-	}
-	return &get_one_row_plan;
-}
-
 /* A prompt without a row, or whose row the caller may not see, counts 0 */
 static void
 make_zero_row(Datum *values, bool *nulls)
 {
 	for (int i = 0; i < COUNT_COLUMNS - 1; i++)
 		values[i] = Int64GetDatum(0);
-	values[COUNT_COLUMNS - 1] = TimestampTzGetDatum(GetCurrentStatementStartTimestamp());
+	values[AS_OF_COLUMN] = TimestampTzGetDatum(GetCurrentStatementStartTimestamp());
 	memset(nulls, false, COUNT_COLUMNS * sizeof(bool));
+}
+
+/* ---- prompt_stats_live ---- */
+
+/* The pending counts that a row of the table takes are set to 0 */
+static void
+put_row(uint64 row, const PstTables *tables, PstDeltas *pending, ReturnSetInfo *rsinfo)
+{
+	Datum		values[LIVE_COLUMNS + 1];
+	bool		nulls[LIVE_COLUMNS + 1];
+	PstDelta   *delta;
+
+	copy_row(row, LIVE_COLUMNS + 1, values, nulls);
+	delta = pending->len > 0 && !nulls[LIVE_COLUMNS] ? pst_find_delta(pending, values[LIVE_COLUMNS]) : NULL;
+	if (delta != NULL)
+	{
+		add_pending(delta->n, &values[1]);
+		memset(delta->n, 0, sizeof(delta->n));
+	}
+	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+}
+
+static void
+put_rowless(const PstDeltas *pending, ReturnSetInfo *rsinfo)
+{
+	for (int i = 0; i < pending->len; i++)
+	{
+		const PstDelta *delta = &pending->items[i];
+		Datum		values[LIVE_COLUMNS];
+		bool		nulls[LIVE_COLUMNS] = {0};
+
+		if (delta->n[PST_VIEWS] == 0 && delta->n[PST_COPIES] == 0 && delta->n[PST_FORKS] == 0)
+			continue;
+		make_zero_row(&values[1], &nulls[1]);
+		values[0] = CStringGetTextDatum(pst_print_id(delta->id, pending->kind));
+		add_pending(delta->n, &values[1]);
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+	}
+}
+
+/* Through a cursor, as the table may be large */
+static void
+put_rows(const PstTables *tables, PstDeltas *pending, ReturnSetInfo *rsinfo)
+{
+	char	   *sql = psprintf("SELECT s.prompt_id::pg_catalog.text," LIVE_COUNTS_OF ", s.prompt_id::pg_catalog.%s FROM %s AS s",
+							   pst_type_name(tables->id_kind), tables->stats_name);
+	Portal		portal = SPI_cursor_open_with_args(NULL, sql, 0, NULL, NULL, NULL, true, 0);
+
+	do
+	{
+		SPI_cursor_fetch(portal, true, FETCH_ROWS);
+		for (uint64 row = 0; row < SPI_processed; row++)
+			put_row(row, tables, pending, rsinfo);
+		SPI_freetuptable(SPI_tuptable);
+	} while (SPI_processed > 0);
+	SPI_cursor_close(portal);
+}
+
+/*
+ * prompt_stats_live_rows(): a row for each row of prompt_stats that the caller
+ * may see.
+ */
+Datum
+prompt_stats_live_rows(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	const PstTables *tables = pst_share_stats(fcinfo->flinfo->fn_oid);
+	PstDatabase *db = find_database();
+	PstDeltas  *pending;
+
+	InitMaterializedSRF(fcinfo, 0);
+	SPI_connect();
+	if (db != NULL)
+		pending = pst_read_pending(db, tables, GetActiveSnapshot());
+	else
+	{
+		pending = palloc(sizeof(PstDeltas));
+		pst_init_deltas(pending, tables, 1);
+	}
+	put_rows(tables, pending, rsinfo);
+	if (may_see_all(tables))
+		put_rowless(pending, rsinfo);
+	SPI_finish();
+	return (Datum) 0;
+}
+
+/* ---- get_prompt_stats() ---- */
+
+static PstPlan *
+get_row_plan(const PstTables *tables)
+{
+	if (get_one_row_plan.prepared == NULL)
+	{
+		char	   *sql = psprintf("SELECT" LIVE_COUNTS_OF " FROM %s AS s WHERE s.prompt_id OPERATOR(pg_catalog.=) $1",
+								   tables->stats_name);
+		Oid			type = pst_id_type(tables->id_kind);
+
+		pst_save_plan(&get_one_row_plan, sql, 1, &type);
+	}
+	return &get_one_row_plan;
 }
 
 /* get_prompt_stats(id): always one row */
@@ -109,6 +204,8 @@ get_prompt_stats(PG_FUNCTION_ARGS)
 	bool		is_array;
 	Datum		values[COUNT_COLUMNS];
 	bool		nulls[COUNT_COLUMNS];
+	PstDatabase *db = find_database();
+	int64		pending[PST_NCOUNTERS] = {0};
 	TupleDesc	desc;
 	Datum		result;
 	Datum		id;
@@ -124,10 +221,17 @@ get_prompt_stats(PG_FUNCTION_ARGS)
 						tables->id_kind, tables->stats_name);
 
 	SPI_connect();
+	if (db != NULL)
+		pst_read_one_pending(db, tables, id, GetActiveSnapshot(), pending);
 	if (pst_run_plan(get_row_plan(tables), &id, NULL, true) > 0)
 		copy_row(0, COUNT_COLUMNS, values, nulls);
 	else
+	{
 		make_zero_row(values, nulls);
+		if (!may_see_all(tables))
+			memset(pending, 0, sizeof(pending));
+	}
+	add_pending(pending, values);
 	result = PointerGetDatum(SPI_returntuple(heap_form_tuple(desc, values, nulls),
 											 BlessTupleDesc(desc)));
 	SPI_finish();

@@ -498,6 +498,27 @@ load_tables(Oid schema)
 		OidIsValid(fresh.stats) && OidIsValid(fresh.events);
 }
 
+/* Only what is needed to fold into this table, wherever the extension went */
+static void
+load_stats(Oid schema, Oid stats)
+{
+	PstTables	fresh;
+
+	memset(&fresh, 0, sizeof(fresh));
+	fresh.schema = schema;
+	if (table_exists(stats))
+	{
+		fresh.stats = stats;
+		read_stats(&fresh);
+	}
+	if (memcmp(&fresh, &cached, sizeof(fresh)) != 0)
+	{
+		pst_forget_plans();
+		memcpy(&cached, &fresh, sizeof(fresh));
+	}
+	cached_valid = false;
+}
+
 /*
  * The tables of the extension that "function" belongs to.  Either may be
  * missing: stats or events is InvalidOid then.
@@ -515,6 +536,11 @@ get_tables(Oid function)
 static void
 missing_table(const char *name, Oid schema)
 {
+	if (get_namespace_name(schema) == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("table \"%s\" does not exist", name)));
+
 	ereport(ERROR,
 			(errcode(ERRCODE_UNDEFINED_TABLE),
 			 errmsg("table \"%s\" does not exist", name),
@@ -561,6 +587,49 @@ const PstTables *
 pst_lock_stats(Oid function)
 {
 	return lock_table(function, &cached.stats, "prompt_stats", RowExclusiveLock);
+}
+
+/* Without a lock: for a count that is folded at the end of the transaction */
+const PstTables *
+pst_find_stats(Oid function)
+{
+	const PstTables *tables = get_tables(function);
+
+	if (!OidIsValid(tables->stats))
+		missing_table("prompt_stats", tables->schema);
+	return tables;
+}
+
+/* What we know of it still, without a lock; NULL where it may have changed since */
+const PstTables *
+pst_recall_stats(Oid stats)
+{
+	return cached_valid && cached.stats == stats ? &cached : NULL;
+}
+
+/*
+ * The table that was found at a call, locked; whatever became of its name, its shape,
+ * or the extension.  Where we don't wait: NULL if its lock can't be had, and "stats"
+ * is InvalidOid if it is gone.
+ */
+const PstTables *
+pst_lock_stats_again(Oid schema, Oid stats, bool wait)
+{
+	uint64		seen;
+
+	do
+	{
+		seen = invalidations;
+		if (wait)
+			LockRelationOid(stats, RowExclusiveLock);
+		else if (!ConditionalLockRelationOid(stats, RowExclusiveLock))
+			return NULL;
+		if (!cached_valid || cached.stats != stats)
+			load_stats(schema, stats);
+	} while (seen != invalidations);
+	if (wait && !OidIsValid(cached.stats))
+		missing_table("prompt_stats", schema);
+	return &cached;
 }
 
 /* To read */

@@ -1,0 +1,394 @@
+/*
+ * group.c
+ *		Transactions that wait for one common fold: the group.
+ *
+ * A transaction that only counted has no XID, writes no WAL and holds no row lock.
+ * At its pre-commit it puts its deltas, a unit, into its backend's slot, links the
+ * slot into the queue of its database, and waits.  The flusher takes the whole
+ * queue, folds it in one transaction, and tells each slot the outcome from its
+ * commit or abort callback (worker.c).  Who arrives meanwhile makes the next
+ * group.  So a hot prompt costs one row version and one commit a group.
+ *
+ * The life of a slot.  "Linked" is being in the queue, or in the flusher's own list.
+ *
+ *	FREE -> QUEUED			by its backend, which fills and links it
+ *	QUEUED -> WITHDRAWN		by its backend: cancelled, timed out, or no flusher
+ *	QUEUED -> TAKEN			by the flusher, which folds it
+ *	TAKEN -> QUEUED			by the flusher: a row is locked, it stays for later
+ *	TAKEN -> FOLDED			by the flusher, in its commit callback
+ *	TAKEN -> RETURNED		by the flusher: it aborted, ends, or can't fold it
+ *	RETURNED -> FREE		by its backend, which folds it
+ *	FOLDED -> FREE			by its backend, at the end of its transaction
+ *	FOLDED -> QUEUED		by its backend, negated: its transaction failed after all
+ *	WITHDRAWN -> FREE		by the flusher, which unlinks it
+ *
+ * The two steps out of QUEUED are compare-and-exchange: one side wins.  A backend
+ * whose slot is not FREE folds its own deltas; a slot may outlive its backend, and
+ * the next backend finds it so.
+ *
+ * Why nothing is lost or doubled: a unit is folded by the flusher's transaction
+ * or by its backend's, never by both.  FOLDED is said only after that transaction
+ * is durable and visible; RETURNED only after it is known to have aborted, or
+ * before it began.  A crash takes the waiting backends along: what was not
+ * committed was not acknowledged.
+ *
+ * One thing can go wrong: after the fold, the transaction that waited for it can
+ * fail, in another library's pre-commit hook.  Then its unit is queued again with
+ * its sign changed, and nobody waits for it ("orphan").  Each is folded by itself,
+ * for a trigger might refuse it, and given up after some tries.
+ *
+ * Alone, a backend folds its own deltas instead, which is cheaper: when nothing is
+ * queued and nobody folds, it takes PstDatabase.soloist and gives it back at the
+ * end of its transaction.  The word only keeps others from joining in; the flusher
+ * waits for it but briefly, and skips rows that are locked.
+ */
+#include "prompt_stats.h"
+
+#include "shared.h"
+
+#include "access/xact.h"
+#include "miscadmin.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "storage/pmsignal.h"
+#include "storage/proc.h"
+#include "utils/snapmgr.h"
+#include "utils/timeout.h"
+#include "utils/timestamp.h"
+
+#define ORPHAN_TRIES		10
+
+/* A delta as it lies in a slot */
+typedef struct FlatDelta
+{
+	int64		n[PST_NCOUNTERS];
+	uint32		idlen;
+	char		id[FLEXIBLE_ARRAY_MEMBER];
+} FlatDelta;
+
+static PstDatabase *solo_database = NULL;
+
+/* Where our slot is linked, or was until its unit was folded, for this transaction */
+static PstDatabase *joined = NULL;
+
+static PstSlot *
+my_slot(void)
+{
+	return &pst_shared->slots[pst_my_procno()];
+}
+
+/* ---- deltas in a slot ---- */
+
+static Size
+flat_size(Size idlen)
+{
+	return MAXALIGN(offsetof(FlatDelta, id) + idlen);
+}
+
+static Size
+unit_size(const PstDeltas *deltas)
+{
+	Size		size = 0;
+
+	for (int i = 0; i < deltas->len; i++)
+		size = add_size(size, flat_size(pst_id_bytes(deltas->items[i].id, deltas->kind, NULL)));
+	return size;
+}
+
+static char *
+slot_data(PstSlot *slot)
+{
+	return DsaPointerIsValid(slot->big) ? dsa_get_address(pst_area, slot->big) : slot->data;
+}
+
+static void
+flatten(const PstDeltas *deltas, char *to)
+{
+	for (int i = 0; i < deltas->len; i++)
+	{
+		FlatDelta  *flat = (FlatDelta *) to;
+
+		memcpy(flat->n, deltas->items[i].n, sizeof(flat->n));
+		flat->idlen = pst_id_bytes(deltas->items[i].id, deltas->kind, flat->id);
+		to += flat_size(flat->idlen);
+	}
+}
+
+/*
+ * False where there is no room.  What was allocated is kept until the next time, for
+ * slots become free where nothing may fail.
+ */
+static bool
+make_room(PstSlot *slot, Size size)
+{
+	if (DsaPointerIsValid(slot->big))
+	{
+		dsa_pointer old = slot->big;
+
+		slot->big = InvalidDsaPointer;
+		dsa_free(pst_area, old);
+	}
+	if (size > PST_UNIT_BYTES)
+		return false;
+	if (size > PST_INLINE_BYTES)
+		slot->big = dsa_allocate_extended(pst_area, size, DSA_ALLOC_NO_OOM);
+	return size <= PST_INLINE_BYTES || DsaPointerIsValid(slot->big);
+}
+
+static bool
+fill_slot(PstSlot *slot, const PstTables *tables, const PstDeltas *deltas)
+{
+	if (!make_room(slot, unit_size(deltas)))
+		return false;
+	slot->ndeltas = deltas->len;
+	slot->kind = deltas->kind;
+	slot->stats = tables->stats;
+	slot->sync_commit = synchronous_commit;
+	slot->orphan = 0;
+	slot->since = 0;
+	flatten(deltas, slot_data(slot));
+	return true;
+}
+
+/* Adds a unit's deltas to a set, for the flusher; ids are copied */
+void
+pst_read_slot(PstSlot *slot, PstDeltas *deltas)
+{
+	char	   *from = slot_data(slot);
+
+	for (uint32 i = 0; i < slot->ndeltas; i++)
+	{
+		FlatDelta  *flat = (FlatDelta *) from;
+		Datum		id = pst_id_from_bytes(flat->id, flat->idlen, deltas->kind);
+
+		memcpy(pst_add_delta(deltas, id, PST_VIEWS, 0)->n, flat->n, sizeof(flat->n));
+		from += flat_size(flat->idlen);
+	}
+}
+
+static void
+negate(PstSlot *slot)
+{
+	char	   *from = slot_data(slot);
+
+	for (uint32 i = 0; i < slot->ndeltas; i++)
+	{
+		FlatDelta  *flat = (FlatDelta *) from;
+
+		for (int c = 0; c < PST_NCOUNTERS; c++)
+			flat->n[c] = -flat->n[c];
+		from += flat_size(flat->idlen);
+	}
+}
+
+/* By whoever may bring the slot back to FREE; must not fail */
+void
+pst_free_slot(PstSlot *slot)
+{
+	pg_write_barrier();
+	pg_atomic_write_u32(&slot->state, PST_FREE);
+}
+
+/* ---- the queue ---- */
+
+void
+pst_push(PstDatabase *db, uint32 number)
+{
+	PstSlot    *slot = &pst_shared->slots[number];
+	uint32		head = pg_atomic_read_u32(&db->head);
+
+	pg_atomic_write_u32(&slot->state, PST_QUEUED);
+	do
+	{
+		slot->next = head;
+		pg_write_barrier();
+	} while (!pg_atomic_compare_exchange_u32(&db->head, &head, number));
+}
+
+void
+pst_wake_flusher(PstDatabase *db)
+{
+	uint32		proc = pg_atomic_read_u32(&db->flusher_proc);
+
+	if (pg_atomic_read_u32(&db->flusher_idle) == 1 && proc != PST_NONE &&
+		pg_atomic_exchange_u32(&db->flusher_idle, 0) == 1)
+		SetLatch(&ProcGlobal->allProcs[proc].procLatch);
+}
+
+/* By the flusher: a new state of a slot, to the backend that waits for it */
+void
+pst_tell(uint32 number, int state)
+{
+	pg_write_barrier();
+	pg_atomic_write_u32(&pst_shared->slots[number].state, state);
+	SetLatch(&ProcGlobal->allProcs[number].procLatch);
+}
+
+static bool
+withdraw(PstSlot *slot)
+{
+	uint32		expected = PST_QUEUED;
+
+	return pg_atomic_compare_exchange_u32(&slot->state, &expected, PST_WITHDRAWN);
+}
+
+/* ---- waiting ---- */
+
+static bool
+is_ready(PstDatabase *db)
+{
+	return pg_atomic_read_u32(&db->flusher) == PST_FLUSHER_READY;
+}
+
+/* Returns the final state: FOLDED, RETURNED, or WITHDRAWN */
+static uint32
+wait_for_outcome(PstDatabase *db, PstSlot *slot)
+{
+	for (;;)
+	{
+		uint32		state = pg_atomic_read_u32(&slot->state);
+
+		if (state == PST_FOLDED || state == PST_RETURNED)
+			return state;
+		if (state == PST_QUEUED && (InterruptPending || !is_ready(db)) && withdraw(slot))
+			return PST_WITHDRAWN;
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_EXIT_ON_PM_DEATH, 0, pst_wait_event());
+		ResetLatch(MyLatch);
+	}
+}
+
+/* As a wait for a lock, which lock_timeout ends; 55P03 comes from CHECK_FOR_INTERRUPTS() */
+static uint32
+wait_with_timeout(PstDatabase *db, PstSlot *slot)
+{
+	uint32		state;
+
+	if (LockTimeout > 0)
+		enable_timeout_after(LOCK_TIMEOUT, LockTimeout);
+	state = wait_for_outcome(db, slot);
+	if (LockTimeout > 0)
+		disable_timeout(LOCK_TIMEOUT, state == PST_WITHDRAWN);
+	return state;
+}
+
+/* A cancel that came too late is ignored, as it is during any commit */
+static void
+ignore_cancel(void)
+{
+	QueryCancelPending = false;
+}
+
+/* Hands the deltas to the flusher, and waits for its commit */
+static bool
+queue_and_wait(PstDatabase *db, PstSlot *slot)
+{
+	uint32		outcome;
+
+	/* Our snapshot would keep the versions of the hot row from being pruned */
+	InvalidateCatalogSnapshot();
+	joined = db;
+	pst_push(db, pst_my_procno());
+	pg_memory_barrier();
+	pst_wake_flusher(db);
+	outcome = wait_with_timeout(db, slot);
+	if (outcome == PST_FOLDED)
+	{
+		ignore_cancel();
+		return true;
+	}
+
+	joined = NULL;
+	if (outcome == PST_RETURNED)
+		pst_free_slot(slot);
+	CHECK_FOR_INTERRUPTS();
+	return false;
+}
+
+/* False, with nothing done, where the caller is to fold its own, and why */
+bool
+pst_join_group(PstDatabase *db, const PstTables *tables, const PstDeltas *deltas,
+			   PstOwnFold *why)
+{
+	PstSlot    *slot = my_slot();
+
+	*why = PST_OWN_NO_FLUSHER;
+	if (!is_ready(db))
+	{
+		(void) pst_start_flusher(db);
+		return false;
+	}
+	*why = PST_OWN_TOO_LARGE;
+	if (pg_atomic_read_u32(&slot->state) != PST_FREE || !fill_slot(slot, tables, deltas))
+		return false;
+	*why = PST_OWN_RETURNED;
+	return queue_and_wait(db, slot);
+}
+
+/*
+ * Our transaction fails although its unit was folded, or may be yet: an error in
+ * another pre-commit hook, or in the wait itself.
+ */
+static void
+take_back(PstDatabase *db, PstSlot *slot)
+{
+	while (!withdraw(slot) && pg_atomic_read_u32(&slot->state) == PST_TAKEN && PostmasterIsAlive())
+		pg_usleep(1000L);
+	if (pg_atomic_read_u32(&slot->state) == PST_RETURNED)
+		pst_free_slot(slot);
+	if (pg_atomic_read_u32(&slot->state) != PST_FOLDED)
+		return;
+
+	negate(slot);
+	slot->orphan = ORPHAN_TRIES;
+	pst_push(db, pst_my_procno());
+	pg_memory_barrier();
+	pst_wake_flusher(db);
+}
+
+/*
+ * In the callbacks at the end of a transaction: must not fail.  What an abort
+ * queues stays in the queue until a flusher comes.
+ */
+void
+pst_end_group(bool aborted)
+{
+	PstDatabase *db = joined;
+
+	if (db == NULL)
+		return;
+	joined = NULL;
+	if (aborted)
+		take_back(db, my_slot());
+	else
+		pst_free_slot(my_slot());
+}
+
+/* ---- alone ---- */
+
+bool
+pst_begin_solo(PstDatabase *db)
+{
+	static uint32 solos = 0;
+	uint32		expected = 0;
+
+	if (pg_atomic_read_u32(&db->head) != PST_NONE ||
+		!pg_atomic_compare_exchange_u32(&db->soloist, &expected,
+										((pst_my_procno() << 12) + ++solos) | 1))
+		return false;
+	solo_database = db;
+	return true;
+}
+
+/* In the callbacks at the end of a transaction: must not fail */
+void
+pst_end_solo(void)
+{
+	PstDatabase *db = solo_database;
+
+	if (db == NULL)
+		return;
+	solo_database = NULL;
+	pg_atomic_write_u32(&db->soloist, 0);
+	pg_memory_barrier();
+	pst_wake_flusher(db);
+}

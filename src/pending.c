@@ -1,0 +1,751 @@
+/*
+ * pending.c
+ *		Counts of durability "async": held in memory from COMMIT until they are folded.
+ *
+ * A table of sums, one entry a prompt, in partitions.  A partition is all under its
+ * own lock, and keeps its own ledger: accepted = flushed + rejected + what its
+ * entries hold, whenever the lock is free.  Who wants the sums of one instant takes
+ * the locks of all.
+ *
+ * The life of a count:
+ *
+ * 1. At pre-commit its transaction reserves the entry, which may fail: then the
+ *	  transaction folds its own.  A reserved entry stays where it is.
+ * 2. At COMMIT it is added to the entry: nothing is allocated, nothing can fail.  At
+ *	  ABORT the reservation is given back.
+ * 3. The flusher, alone, moves the sum from "pending" to a new flight, tagged with the
+ *	  XID of its transaction, and folds it.  Its commit lands the flight.  Its abort
+ *	  turns it back: the sum is pending again.
+ * 4. What can't be folded is rejected: it leaves the entry for the ledger and the log.
+ *
+ * Why nothing is lost or doubled: a sum moves from one place to the other under the
+ * lock, and the last step is made in the flusher's own commit or abort callback, so
+ * its outcome is always known.  A crash takes this memory along, with what was not
+ * folded; a shutdown does not, for the flusher goes only when nothing is reserved
+ * and nothing is pending.
+ *
+ * Exact reads.  A statement's snapshot is older than the moment when it looks here, so
+ * what has left "pending" may be in the table, but not for this snapshot.  Hence the
+ * flights are kept a while: a reader adds those whose XID its snapshot misses, or
+ * that did not commit.  Only the last PST_FLIGHTS are kept, and entries without
+ * pending counts go after a while.  A reader whose snapshot misses a flight that
+ * was dropped has to do with the table as it was at its snapshot.
+ */
+#include "prompt_stats.h"
+
+#include "shared.h"
+
+#include "access/xact.h"
+#include "common/hashfn.h"
+#include "miscadmin.h"
+#include "port/pg_bitutils.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+
+/* A transaction that counted more prompts than this folds its own */
+#define MAX_RESERVED	1024
+
+/* No sum comes near an overflow */
+#define MAX_N			(INT64CONST(1) << 40)
+#define MAX_SUM			(INT64CONST(1) << 61)
+
+/* How long an entry stays for the sake of statements that run */
+#define KEEP_MS			2000
+
+/* What this transaction has reserved; in TopMemoryContext */
+static PstHold *reserved = NULL;
+static int	nreserved = 0;
+static int	size_reserved = 0;
+
+/* ---- a partition ---- */
+
+static PstEntry *
+entries_of(PstEntries *memory)
+{
+	return (PstEntry *) ((char *) memory + MAXALIGN(offsetof(PstEntries, buckets) +
+													memory->size * sizeof(uint32)));
+}
+
+static Size
+memory_size(uint32 size)
+{
+	return MAXALIGN(offsetof(PstEntries, buckets) + size * sizeof(uint32)) +
+		size * sizeof(PstEntry);
+}
+
+/* As many as fit into this partition's share of prompt_stats.max_pending */
+static uint32
+configured_size(void)
+{
+	Size		share = (Size) pst_max_pending * 1024 / PST_PARTITIONS;
+
+	return pg_prevpower2_32(share / (sizeof(PstEntry) + sizeof(uint32)));
+}
+
+/* Under the lock of the partition; its segment is mapped, or is now, which does not fail */
+static PstEntries *
+memory_of(PstPartition *partition)
+{
+	return DsaPointerIsValid(partition->memory) ?
+		dsa_get_address(pst_area, partition->memory) : NULL;
+}
+
+static int64
+total(const int64 *n)
+{
+	return n[PST_VIEWS] + n[PST_COPIES] + n[PST_FORKS];
+}
+
+static void
+add(int64 *to, const int64 *n)
+{
+	for (int c = 0; c < PST_NCOUNTERS; c++)
+		to[c] += n[c];
+}
+
+static bool
+is_zero(const int64 *n)
+{
+	return n[PST_VIEWS] == 0 && n[PST_COPIES] == 0 && n[PST_FORKS] == 0;
+}
+
+static void
+init_memory(PstEntries *memory, uint32 size)
+{
+	memory->size = size;
+	memory->used = 0;
+	memory->high = 0;
+	memory->free = PST_NONE;
+	for (uint32 i = 0; i < size; i++)
+		memory->buckets[i] = PST_NONE;
+}
+
+/* False where there is none to be had.  Allocated before the lock is taken. */
+static bool
+ensure_memory(PstPartition *partition)
+{
+	uint32		size = configured_size();
+	dsa_pointer new;
+
+	if (DsaPointerIsValid(partition->memory))
+		return true;
+	new = dsa_allocate_extended(pst_area, memory_size(size), DSA_ALLOC_NO_OOM | DSA_ALLOC_HUGE);
+	if (!DsaPointerIsValid(new))
+		return false;
+	init_memory(dsa_get_address(pst_area, new), size);
+
+	LWLockAcquire(&partition->lock, LW_EXCLUSIVE);
+	if (!DsaPointerIsValid(partition->memory))
+	{
+		partition->memory = new;
+		new = InvalidDsaPointer;
+	}
+	LWLockRelease(&partition->lock);
+	if (DsaPointerIsValid(new))
+		dsa_free(pst_area, new);
+	return true;
+}
+
+/* ---- entries ---- */
+
+/* False where the id is too long */
+static bool
+make_key(PstKey *key, Oid stats, PstIdKind kind, Datum id)
+{
+	Size		len = pst_id_bytes(id, kind, NULL);
+
+	if (len > PST_ID_BYTES)
+		return false;
+	memset(key, 0, sizeof(*key));
+	key->stats = stats;
+	key->kind = kind;
+	key->len = len;
+	(void) pst_id_bytes(id, kind, key->id);
+	return true;
+}
+
+static uint32
+hash_key(const PstKey *key)
+{
+	return hash_bytes((const unsigned char *) key, offsetof(PstKey, id) + key->len);
+}
+
+static PstPartition *
+partition_of(PstDatabase *db, uint32 hash)
+{
+	return &db->partitions[hash % PST_PARTITIONS];
+}
+
+static uint32 *
+bucket_of(PstEntries *memory, uint32 hash)
+{
+	return &memory->buckets[(hash / PST_PARTITIONS) & (memory->size - 1)];
+}
+
+static PstEntry *
+find_entry(PstEntries *memory, const PstKey *key, uint32 hash)
+{
+	uint32		number = memory == NULL ? PST_NONE : *bucket_of(memory, hash);
+
+	while (number != PST_NONE)
+	{
+		PstEntry   *entry = &entries_of(memory)[number];
+
+		if (memcmp(&entry->key, key, sizeof(PstKey)) == 0)
+			return entry;
+		number = entry->next;
+	}
+	return NULL;
+}
+
+/* NULL where all are in use */
+static PstEntry *
+insert_entry(PstPartition *partition, PstEntries *memory, const PstKey *key, uint32 hash)
+{
+	uint32		number = memory->free;
+	PstEntry   *entry;
+
+	if (number != PST_NONE)
+		memory->free = entries_of(memory)[number].next;
+	else if (memory->high < memory->size)
+		number = memory->high++;
+	else
+		return NULL;
+
+	memory->used++;
+	entry = &entries_of(memory)[number];
+	memset(entry, 0, sizeof(*entry));
+	entry->key = *key;
+	entry->dropped = partition->evicted;
+	entry->next = *bucket_of(memory, hash);
+	*bucket_of(memory, hash) = number;
+	return entry;
+}
+
+static void
+remove_entry(PstEntries *memory, PstEntry *entry)
+{
+	uint32		number = entry - entries_of(memory);
+	uint32	   *link = bucket_of(memory, hash_key(&entry->key));
+
+	while (*link != number)
+		link = &entries_of(memory)[*link].next;
+	*link = entry->next;
+	entry->key.stats = InvalidOid;
+	entry->next = memory->free;
+	memory->free = number;
+	memory->used--;
+}
+
+/* ---- counting: reserve at pre-commit, add at COMMIT ---- */
+
+static bool
+is_ready(PstDatabase *db)
+{
+	return pg_atomic_read_u32(&db->flusher) == PST_FLUSHER_READY;
+}
+
+/* Under the lock of the partition; NULL where it can't take the delta */
+static PstEntry *
+reserve_entry(PstDatabase *db, PstPartition *partition, const PstKey *key, uint32 hash)
+{
+	PstEntries *memory = memory_of(partition);
+	PstEntry   *entry;
+
+	if (memory == NULL || !is_ready(db))
+		return NULL;
+	entry = find_entry(memory, key, hash);
+	if (entry == NULL)
+		entry = insert_entry(partition, memory, key, hash);
+	if (memory->used > memory->size / 2)
+		pg_atomic_write_u32(&db->crowded, 1);
+	if (entry == NULL || total(entry->pending) > MAX_SUM)
+		return NULL;
+	entry->reserved++;
+	partition->reserved++;
+	return entry;
+}
+
+static bool
+reserve_delta(PstDatabase *db, const PstTables *tables, const PstDelta *delta,
+			  PstOwnFold *why)
+{
+	PstHold    *hold = &reserved[nreserved];
+	uint32		hash;
+
+	*why = PST_OWN_TOO_LARGE;
+	if (delta->n[PST_VIEWS] > MAX_N || delta->n[PST_COPIES] > MAX_N || delta->n[PST_FORKS] > MAX_N ||
+		!make_key(&hold->key, tables->stats, tables->id_kind, delta->id))
+		return false;
+
+	*why = PST_OWN_NO_MEMORY;
+	hash = hash_key(&hold->key);
+	hold->partition = partition_of(db, hash);
+	if (!ensure_memory(hold->partition))
+		return false;
+	memcpy(hold->n, delta->n, sizeof(hold->n));
+	LWLockAcquire(&hold->partition->lock, LW_EXCLUSIVE);
+	hold->entry = reserve_entry(db, hold->partition, &hold->key, hash);
+	LWLockRelease(&hold->partition->lock);
+	if (hold->entry != NULL)
+		nreserved++;
+	return hold->entry != NULL;
+}
+
+static void
+ensure_reserved(int size)
+{
+	if (reserved == NULL)
+		reserved = MemoryContextAlloc(TopMemoryContext, size * sizeof(PstHold));
+	else if (size > size_reserved)
+		reserved = repalloc(reserved, size * sizeof(PstHold));
+	else
+		return;
+	size_reserved = size;
+}
+
+/*
+ * All or none; without any, the caller is to fold its own.  What is reserved ends with
+ * the transaction.
+ */
+bool
+pst_reserve(PstDatabase *db, const PstTables *tables, const PstDeltas *deltas,
+			PstOwnFold *why)
+{
+	*why = PST_OWN_TOO_LARGE;
+	if (deltas->len > MAX_RESERVED)
+		return false;
+	if (!is_ready(db))
+	{
+		*why = PST_OWN_NO_FLUSHER;
+		(void) pst_start_flusher(db);
+		return false;
+	}
+	ensure_reserved(deltas->len);
+	for (int i = 0; i < deltas->len; i++)
+	{
+		if (reserve_delta(db, tables, &deltas->items[i], why))
+			continue;
+		pst_end_reserved(false);
+		return false;
+	}
+	if (pg_atomic_read_u32(&db->crowded) == 1)
+		pst_wake_flusher(db);
+	return true;
+}
+
+/* In the callbacks at the end of a transaction: must not fail */
+void
+pst_end_reserved(bool publish)
+{
+	for (int i = 0; i < nreserved; i++)
+	{
+		PstHold    *hold = &reserved[i];
+
+		LWLockAcquire(&hold->partition->lock, LW_EXCLUSIVE);
+		hold->entry->reserved--;
+		hold->partition->reserved--;
+		if (publish)
+		{
+			if (is_zero(hold->entry->pending))
+				hold->entry->since = GetCurrentTransactionStopTimestamp();
+			add(hold->entry->pending, hold->n);
+			hold->partition->accepted += total(hold->n);
+		}
+		LWLockRelease(&hold->partition->lock);
+	}
+	nreserved = 0;
+}
+
+/* ---- flushing: by the flusher alone ---- */
+
+/* Entries of one table that have pending counts and that this cycle has not met yet */
+static int
+gather_from(PstPartition *partition, uint32 cycle, PstHold *holds, int n, int max)
+{
+	PstEntries *memory = memory_of(partition);
+
+	for (uint32 i = 0; memory != NULL && i < memory->high && n < max; i++)
+	{
+		PstEntry   *entry = &entries_of(memory)[i];
+
+		if (!OidIsValid(entry->key.stats) || entry->cycle == cycle || is_zero(entry->pending) ||
+			(n > 0 && entry->key.stats != holds[0].key.stats))
+			continue;
+		entry->cycle = cycle;
+		memset(&holds[n], 0, sizeof(PstHold));
+		holds[n].partition = partition;
+		holds[n].entry = entry;
+		holds[n++].key = entry->key;
+	}
+	return n;
+}
+
+int
+pst_gather(PstDatabase *db, uint32 cycle, PstHold *holds, int max)
+{
+	int			n = 0;
+
+	for (int p = 0; p < PST_PARTITIONS && n < max; p++)
+	{
+		LWLockAcquire(&db->partitions[p].lock, LW_EXCLUSIVE);
+		n = gather_from(&db->partitions[p], cycle, holds, n, max);
+		LWLockRelease(&db->partitions[p].lock);
+	}
+	return n;
+}
+
+static void
+drop_flight(PstEntry *entry)
+{
+	entry->dropped = entry->flights[0].xid;
+	memmove(&entry->flights[0], &entry->flights[1], (PST_FLIGHTS - 1) * sizeof(PstFlight));
+	entry->nflights--;
+}
+
+/* What is pending becomes a flight of the transaction that folds it */
+void
+pst_take_off(PstHold *hold, FullTransactionId xid)
+{
+	PstEntry   *entry = hold->entry;
+	PstFlight  *flight;
+
+	LWLockAcquire(&hold->partition->lock, LW_EXCLUSIVE);
+	if (entry->nflights == PST_FLIGHTS)
+		drop_flight(entry);
+	flight = &entry->flights[entry->nflights++];
+	flight->xid = xid;
+	memcpy(flight->n, entry->pending, sizeof(flight->n));
+	memcpy(hold->n, entry->pending, sizeof(hold->n));
+	memset(entry->pending, 0, sizeof(entry->pending));
+	hold->since = entry->since;
+	hold->in_air = entry->in_air = true;
+	LWLockRelease(&hold->partition->lock);
+}
+
+/* It is folded, durable and visible.  In a callback: must not fail. */
+void
+pst_land(PstHold *hold, TimestampTz now)
+{
+	LWLockAcquire(&hold->partition->lock, LW_EXCLUSIVE);
+	hold->entry->in_air = hold->in_air = false;
+	hold->entry->flushed_at = now;
+	hold->partition->flushed += total(hold->n);
+	LWLockRelease(&hold->partition->lock);
+}
+
+/* It is not folded, and pending again.  In a callback: must not fail. */
+void
+pst_turn_back(PstHold *hold)
+{
+	LWLockAcquire(&hold->partition->lock, LW_EXCLUSIVE);
+	add(hold->entry->pending, hold->n);
+	hold->entry->since = hold->since;
+	hold->entry->nflights--;
+	hold->entry->in_air = hold->in_air = false;
+	LWLockRelease(&hold->partition->lock);
+}
+
+/* Pending counts that can't be folded */
+void
+pst_reject(PstDatabase *db, PstHold *hold, const char *reason)
+{
+	LWLockAcquire(&hold->partition->lock, LW_EXCLUSIVE);
+	for (int c = 0; c < PST_NCOUNTERS; c++)
+		hold->entry->pending[c] -= hold->n[c];
+	hold->partition->rejected += total(hold->n);
+	LWLockRelease(&hold->partition->lock);
+
+	LWLockAcquire(&db->partitions[0].lock, LW_EXCLUSIVE);
+	strlcpy(db->reason, reason, sizeof(db->reason));
+	db->rejected_at = GetCurrentTimestamp();
+	LWLockRelease(&db->partitions[0].lock);
+}
+
+static FullTransactionId
+later_xid(FullTransactionId a, FullTransactionId b)
+{
+	return FullTransactionIdPrecedes(a, b) ? b : a;
+}
+
+/* Old ones; where memory is short, all that hold nothing */
+static void
+evict_entries(PstPartition *partition, PstEntries *memory, TimestampTz now)
+{
+	bool		is_crowded = memory->used > memory->size / 4 * 3;
+
+	for (uint32 i = 0; i < memory->high; i++)
+	{
+		PstEntry   *entry = &entries_of(memory)[i];
+
+		if (!OidIsValid(entry->key.stats) || entry->reserved > 0 || entry->in_air ||
+			!is_zero(entry->pending) ||
+			(!is_crowded && !TimestampDifferenceExceeds(entry->flushed_at, now, KEEP_MS)))
+			continue;
+		partition->evicted = later_xid(partition->evicted, entry->dropped);
+		if (entry->nflights > 0)
+			partition->evicted = later_xid(partition->evicted, entry->flights[entry->nflights - 1].xid);
+		remove_entry(memory, entry);
+	}
+}
+
+/* XIDs are compared by their lower half, so what is long past is forgotten */
+static void
+forget_old_xid(FullTransactionId *xid, FullTransactionId next)
+{
+	if (U64FromFullTransactionId(*xid) + (MaxTransactionId / 4) < U64FromFullTransactionId(next))
+		*xid = InvalidFullTransactionId;
+}
+
+static void
+tidy_partition(PstPartition *partition, TimestampTz now, FullTransactionId next)
+{
+	dsa_pointer outgrown = InvalidDsaPointer;
+	PstEntries *memory;
+
+	LWLockAcquire(&partition->lock, LW_EXCLUSIVE);
+	memory = memory_of(partition);
+	forget_old_xid(&partition->evicted, next);
+	if (memory != NULL)
+	{
+		evict_entries(partition, memory, now);
+		for (uint32 i = 0; i < memory->high; i++)
+			forget_old_xid(&entries_of(memory)[i].dropped, next);
+		if (memory->used == 0 && memory->size != configured_size())
+		{
+			outgrown = partition->memory;
+			partition->memory = InvalidDsaPointer;
+		}
+		else if (memory->used == 0)
+		{
+			memory->high = 0;
+			memory->free = PST_NONE;
+		}
+	}
+	LWLockRelease(&partition->lock);
+	if (DsaPointerIsValid(outgrown))
+		dsa_free(pst_area, outgrown);
+}
+
+void
+pst_tidy_partitions(PstDatabase *db)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	FullTransactionId next = ReadNextFullTransactionId();
+
+	for (int p = 0; p < PST_PARTITIONS; p++)
+		if (DsaPointerIsValid(db->partitions[p].memory))
+			tidy_partition(&db->partitions[p], now, next);
+}
+
+/* ---- all partitions ---- */
+
+void
+pst_init_partitions(PstDatabase *db, int tranche)
+{
+	for (int p = 0; p < PST_PARTITIONS; p++)
+	{
+		LWLockInitialize(&db->partitions[p].lock, tranche);
+		db->partitions[p].memory = InvalidDsaPointer;
+	}
+}
+
+/* Of a database that is gone; its ledger begins anew */
+void
+pst_clear_partitions(PstDatabase *db)
+{
+	for (int p = 0; p < PST_PARTITIONS; p++)
+	{
+		PstPartition *partition = &db->partitions[p];
+		PstEntries *memory;
+
+		LWLockAcquire(&partition->lock, LW_EXCLUSIVE);
+		memory = memory_of(partition);
+		if (memory != NULL)
+			init_memory(memory, memory->size);
+		partition->reserved = 0;
+		partition->accepted = partition->flushed = partition->rejected = 0;
+		partition->evicted = InvalidFullTransactionId;
+		LWLockRelease(&partition->lock);
+	}
+}
+
+void
+pst_lock_partitions(PstDatabase *db, LWLockMode mode)
+{
+	for (int p = 0; p < PST_PARTITIONS; p++)
+		LWLockAcquire(&db->partitions[p].lock, mode);
+}
+
+void
+pst_unlock_partitions(PstDatabase *db)
+{
+	for (int p = PST_PARTITIONS - 1; p >= 0; p--)
+		LWLockRelease(&db->partitions[p].lock);
+}
+
+/* Nothing pending, nothing reserved; exact under the locks, a hint without */
+bool
+pst_is_empty(PstDatabase *db)
+{
+	for (int p = 0; p < PST_PARTITIONS; p++)
+	{
+		PstPartition *partition = &db->partitions[p];
+
+		if (partition->reserved > 0 ||
+			partition->accepted != partition->flushed + partition->rejected)
+			return false;
+	}
+	return true;
+}
+
+/* Handed over and folded by a group: at once, for its transactions waited */
+void
+pst_add_grouped(PstDatabase *db, int64 n)
+{
+	LWLockAcquire(&db->partitions[0].lock, LW_EXCLUSIVE);
+	db->partitions[0].accepted += n;
+	db->partitions[0].flushed += n;
+	LWLockRelease(&db->partitions[0].lock);
+}
+
+/* What the entries hold is summed up, not derived from the rest of the ledger */
+static void
+add_entries(PstEntries *memory, PstLedger *ledger)
+{
+	ledger->entries += memory->used;
+	ledger->max_entries += memory->size;
+	for (uint32 i = 0; i < memory->high; i++)
+	{
+		PstEntry   *entry = &entries_of(memory)[i];
+		int64		n = total(entry->pending);
+
+		if (!OidIsValid(entry->key.stats))
+			continue;
+		if (entry->in_air)
+			n += total(entry->flights[entry->nflights - 1].n);
+		ledger->pending += n;
+		if (n > 0 && (ledger->oldest == 0 || entry->since < ledger->oldest))
+			ledger->oldest = entry->since;
+	}
+}
+
+void
+pst_read_ledger(PstDatabase *db, PstLedger *ledger)
+{
+	memset(ledger, 0, sizeof(*ledger));
+	pst_lock_partitions(db, LW_SHARED);
+	for (int p = 0; p < PST_PARTITIONS; p++)
+	{
+		PstPartition *partition = &db->partitions[p];
+		PstEntries *memory = memory_of(partition);
+
+		ledger->accepted += partition->accepted;
+		ledger->flushed += partition->flushed;
+		ledger->rejected += partition->rejected;
+		if (memory != NULL)
+			add_entries(memory, ledger);
+	}
+	pst_unlock_partitions(db);
+}
+
+/* ---- reading ---- */
+
+static bool
+is_invisible(FullTransactionId xid, Snapshot snapshot)
+{
+	return XidInMVCCSnapshot(XidFromFullTransactionId(xid), snapshot);
+}
+
+/* Of a copy; what the table doesn't show to this snapshot.  0 where that is not known. */
+static void
+sum_unseen(const PstEntry *entry, Snapshot snapshot, int64 *n)
+{
+	memset(n, 0, PST_NCOUNTERS * sizeof(int64));
+	if (FullTransactionIdIsValid(entry->dropped) && is_invisible(entry->dropped, snapshot))
+		return;
+	add(n, entry->pending);
+	for (int i = 0; i < entry->nflights; i++)
+	{
+		FullTransactionId xid = entry->flights[i].xid;
+
+		if (is_invisible(xid, snapshot) || !TransactionIdDidCommit(XidFromFullTransactionId(xid)))
+			add(n, entry->flights[i].n);
+	}
+}
+
+void
+pst_read_one_pending(PstDatabase *db, const PstTables *tables, Datum id,
+					 Snapshot snapshot, int64 *n)
+{
+	PstKey		key;
+	PstEntry   *entry;
+	PstEntry	copy;
+	PstPartition *partition;
+	uint32		hash;
+
+	memset(n, 0, PST_NCOUNTERS * sizeof(int64));
+	if (!make_key(&key, tables->stats, tables->id_kind, id))
+		return;
+	hash = hash_key(&key);
+	partition = partition_of(db, hash);
+	LWLockAcquire(&partition->lock, LW_SHARED);
+	entry = find_entry(memory_of(partition), &key, hash);
+	if (entry != NULL)
+		copy = *entry;
+	LWLockRelease(&partition->lock);
+	if (entry != NULL)
+		sum_unseen(&copy, snapshot, n);
+}
+
+/* Those of the table, as far as there is room; returns how many there are */
+static uint32
+copy_entries(PstDatabase *db, Oid stats, PstEntry *copies, uint32 max)
+{
+	uint32		n = 0;
+
+	pst_lock_partitions(db, LW_SHARED);
+	for (int p = 0; p < PST_PARTITIONS; p++)
+	{
+		PstEntries *memory = memory_of(&db->partitions[p]);
+
+		for (uint32 i = 0; memory != NULL && i < memory->high; i++)
+		{
+			PstEntry   *entry = &entries_of(memory)[i];
+
+			if (entry->key.stats != stats || (entry->nflights == 0 && is_zero(entry->pending)))
+				continue;
+			if (n < max)
+				copies[n] = *entry;
+			n++;
+		}
+	}
+	pst_unlock_partitions(db);
+	return n;
+}
+
+/* The pending counts of one instant, as a merged set */
+PstDeltas *
+pst_read_pending(PstDatabase *db, const PstTables *tables, Snapshot snapshot)
+{
+	PstDeltas  *deltas = palloc(sizeof(PstDeltas));
+	uint32		max = 64;
+	uint32		n;
+	PstEntry   *copies = palloc(max * sizeof(PstEntry));
+
+	while ((n = copy_entries(db, tables->stats, copies, max)) > max)
+	{
+		pfree(copies);
+		max = n + n / 4;
+		copies = MemoryContextAllocHuge(CurrentMemoryContext, max * sizeof(PstEntry));
+	}
+	pst_init_deltas(deltas, tables, n);
+	for (uint32 i = 0; i < n; i++)
+		if (copies[i].key.kind == tables->id_kind)
+			sum_unseen(&copies[i], snapshot,
+					   pst_add_delta(deltas, pst_id_from_bytes(copies[i].key.id, copies[i].key.len,
+															   tables->id_kind), PST_VIEWS, 0)->n);
+	pfree(copies);
+	pst_merge_deltas(deltas);
+	return deltas;
+}

@@ -1,0 +1,236 @@
+/*
+ * shared.h
+ *		What lies in shared memory: see shmem.c for how it is found, group.c for the
+ *		slots, pending.c for the partitions.
+ *
+ * Locks, and their order:
+ *
+ *	PstAnchor.lock			creating the area, and who gets a PstDatabase
+ *	PstPartition.lock		all else of the partition and of its entries; several of
+ *							them only in the order of their numbers
+ *
+ * No lock of the server's is taken under one of these, nothing is allocated, and
+ * nothing is waited for.  Slots, and what is called pg_atomic, have no lock.
+ */
+#ifndef PST_SHARED_H
+#define PST_SHARED_H
+
+#include "access/transam.h"
+#include "port/atomics.h"
+#include "storage/condition_variable.h"
+#include "storage/lwlock.h"
+#include "utils/dsa.h"
+#include "utils/snapshot.h"
+#include "utils/timestamp.h"
+
+#define PST_NONE			PG_UINT32_MAX
+#define PST_MAX_DATABASES	64
+#define PST_PARTITIONS		16
+
+/* ---- group: a place in the queue for each backend ---- */
+
+/* Of PstSlot.state */
+typedef enum PstSlotState
+{
+	PST_FREE,					/* not linked; its backend may use it */
+	PST_QUEUED,					/* linked; its backend waits */
+	PST_WITHDRAWN,				/* linked; its backend has gone on */
+	PST_TAKEN,					/* by the flusher, which will tell the outcome */
+	PST_FOLDED,					/* committed, durable and visible */
+	PST_RETURNED				/* not folded: its backend folds it itself */
+} PstSlotState;
+
+/* Room for two deltas with uuids; more go to the DSA area */
+#define PST_INLINE_BYTES 96
+
+/* A transaction that counted more than this folds its own: others need not wait for it */
+#define PST_UNIT_BYTES (64 * 1024)
+
+/* One transaction's deltas, a unit */
+typedef struct PstSlot
+{
+	pg_atomic_uint32 state;
+
+	/* Written by whoever links the slot, before that; read by the flusher */
+	uint32		next;			/* in the queue */
+	uint32		ndeltas;
+	int			kind;			/* PstIdKind of the deltas */
+	Oid			stats;			/* the table that the backend means */
+	int			sync_commit;	/* the backend's synchronous_commit */
+	int			orphan;			/* takes a fold back: how often yet to be tried */
+	TimestampTz since;			/* when it was queued; 0 until first carried over */
+
+	/* Of the slot's backend alone */
+	dsa_pointer big;			/* the deltas, where they are not inline */
+
+	char		data[PST_INLINE_BYTES];
+} PstSlot;
+
+/* ---- async: a table of pending sums ---- */
+
+/* Longer ids are folded by their callers */
+#define PST_ID_BYTES	52
+
+/* Sums of a prompt that were folded lately; see pending.c */
+#define PST_FLIGHTS		4
+
+/* Compared with memcmp(): unused bytes are 0 */
+typedef struct PstKey
+{
+	Oid			stats;			/* the table */
+	uint16		kind;			/* PstIdKind */
+	uint16		len;
+	char		id[PST_ID_BYTES];
+} PstKey;
+
+typedef struct PstFlight
+{
+	FullTransactionId xid;		/* the flusher's transaction that folds it */
+	int64		n[PST_NCOUNTERS];
+} PstFlight;
+
+/* All under the lock of its partition */
+typedef struct PstEntry
+{
+	PstKey		key;
+	uint32		next;			/* in its bucket, or of those that are free */
+	uint32		reserved;		/* transactions that are about to add to it */
+	uint32		cycle;			/* of the flusher that last looked at it */
+	bool		in_air;			/* the last flight has not landed */
+	int64		pending[PST_NCOUNTERS];
+	TimestampTz since;			/* of the oldest pending count */
+	TimestampTz flushed_at;
+	FullTransactionId dropped;	/* the newest flight that is forgotten, or invalid */
+	int			nflights;		/* the oldest first */
+	PstFlight	flights[PST_FLIGHTS];
+} PstEntry;
+
+/* The memory of a partition; all under its lock */
+typedef struct PstEntries
+{
+	uint32		size;			/* of both arrays; a power of 2 */
+	uint32		used;
+	uint32		high;			/* entries from here on were never used */
+	uint32		free;			/* the first of those that were given back */
+	uint32		buckets[FLEXIBLE_ARRAY_MEMBER]; /* then follow the entries */
+} PstEntries;
+
+/* Padded, so that two don't share a line of the cache */
+typedef struct PstPartition
+{
+	LWLock		lock;
+
+	/* Under lock */
+	dsa_pointer memory;			/* PstEntries, or invalid until needed */
+	uint32		reserved;		/* the sum over its entries */
+	FullTransactionId evicted;	/* the newest flight that went with an entry */
+
+	/* The ledger, in counts: accepted = flushed + rejected + what the entries hold */
+	int64		accepted;
+	int64		flushed;
+	int64		rejected;
+	char		pad[PG_CACHE_LINE_SIZE];
+} PstPartition;
+
+/* ---- a database ---- */
+
+/* Of PstDatabase.flusher */
+typedef enum PstFlusherState
+{
+	PST_NO_FLUSHER,
+	PST_FLUSHER_STARTING,
+	PST_FLUSHER_READY,
+	PST_FLUSHER_LEAVING			/* it flushes what there is, and takes no more */
+} PstFlusherState;
+
+#define PST_REASON_LEN 256
+
+typedef struct PstDatabase
+{
+	Oid			oid;			/* under PstAnchor.lock; InvalidOid: unused */
+	TimestampTz since;			/* of its ledger; written with oid */
+
+	/* The queue of waiting transactions */
+	pg_atomic_uint32 head;		/* the last that came */
+	pg_atomic_uint32 soloist;	/* whoever folds, another number each time; or 0 */
+
+	/* The flusher; READY changes to NO_FLUSHER under all partition locks */
+	pg_atomic_uint32 flusher;	/* PstFlusherState */
+	pg_atomic_uint32 flusher_proc;	/* its number in ProcGlobal->allProcs */
+	pg_atomic_uint32 flusher_idle;	/* 1: it sleeps, wake it */
+	pg_atomic_uint64 started_at;	/* when one was last started */
+	pg_atomic_uint32 crowded;	/* 1: a partition fills up, flush now */
+
+	/* prompt_stats_flush() */
+	pg_atomic_uint64 flushes_wanted;
+	pg_atomic_uint64 flushes_done;
+	ConditionVariable flushed;
+
+	/* Statistics */
+	pg_atomic_uint64 own[PST_NOWN];	/* counts that callers folded, by PstOwnFold */
+	pg_atomic_uint64 groups;
+	pg_atomic_uint64 grouped;	/* transactions */
+	pg_atomic_uint64 largest_group;
+	pg_atomic_uint64 flushes;
+
+	/* Under the lock of partition 0 */
+	TimestampTz rejected_at;
+	char		reason[PST_REASON_LEN];	/* of the last rejection */
+
+	PstPartition partitions[PST_PARTITIONS];
+} PstDatabase;
+
+typedef struct PstShared
+{
+	uint32		nslots;			/* immutable */
+	PstDatabase databases[PST_MAX_DATABASES];
+	PstSlot		slots[FLEXIBLE_ARRAY_MEMBER];
+} PstShared;
+
+extern PstShared *pst_shared;
+extern dsa_area *pst_area;
+
+/* ---- pending.c ---- */
+
+/* An entry that a transaction has reserved, or that the flusher folds */
+typedef struct PstHold
+{
+	PstPartition *partition;
+	PstEntry   *entry;
+	PstKey		key;
+	int64		n[PST_NCOUNTERS];
+	TimestampTz since;
+	bool		in_air;			/* the flusher's: has left pending, not landed */
+} PstHold;
+
+/* The sums of now, for the view of a database's state */
+typedef struct PstLedger
+{
+	int64		accepted;
+	int64		flushed;
+	int64		rejected;
+	int64		pending;
+	int64		entries;
+	int64		max_entries;
+	TimestampTz oldest;			/* pending count; 0 where there is none */
+} PstLedger;
+
+extern void pst_init_partitions(PstDatabase *db, int tranche);
+extern void pst_clear_partitions(PstDatabase *db);
+extern bool pst_reserve(PstDatabase *db, const PstTables *tables, const PstDeltas *deltas, PstOwnFold *why);
+extern void pst_end_reserved(bool publish);
+extern void pst_lock_partitions(PstDatabase *db, LWLockMode mode);
+extern void pst_unlock_partitions(PstDatabase *db);
+extern int	pst_gather(PstDatabase *db, uint32 cycle, PstHold *holds, int max);
+extern void pst_take_off(PstHold *hold, FullTransactionId xid);
+extern void pst_land(PstHold *hold, TimestampTz now);
+extern void pst_turn_back(PstHold *hold);
+extern void pst_reject(PstDatabase *db, PstHold *hold, const char *reason);
+extern void pst_tidy_partitions(PstDatabase *db);
+extern bool pst_is_empty(PstDatabase *db);
+extern void pst_read_ledger(PstDatabase *db, PstLedger *ledger);
+extern void pst_add_grouped(PstDatabase *db, int64 n);
+extern PstDeltas *pst_read_pending(PstDatabase *db, const PstTables *tables, Snapshot snapshot);
+extern void pst_read_one_pending(PstDatabase *db, const PstTables *tables, Datum id, Snapshot snapshot, int64 *n);
+
+#endif							/* PST_SHARED_H */

@@ -1,0 +1,258 @@
+/*
+ * status.c
+ *		The ledger and the statistics of a database, and prompt_stats_flush().
+ */
+#include "prompt_stats.h"
+
+#include "shared.h"
+
+#include "access/htup_details.h"
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "catalog/pg_authid.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "storage/proc.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/jsonb.h"
+#include "utils/timestamp.h"
+
+PG_FUNCTION_INFO_V1(prompt_stats_status_row);
+PG_FUNCTION_INFO_V1(prompt_stats_flush);
+
+/* Columns of prompt_stats_status, in its order */
+typedef enum StatusColumn
+{
+	ACCEPTED,
+	FLUSHED,
+	PENDING,
+	REJECTED,
+	LEDGER_SINCE,
+	LAST_REJECTED_AT,
+	LAST_REJECTED,
+	OLDEST_PENDING,
+	OWN_FOLDS,
+	OWN_FOLD_REASONS,
+	GROUPS,
+	GROUPED_TRANSACTIONS,
+	LARGEST_GROUP,
+	FLUSHES,
+	FLUSHER,
+	FLUSHER_PID,
+	ENTRIES,
+	MAX_ENTRIES,
+	STATUS_COLUMNS
+} StatusColumn;
+
+#define WAIT_MS 1000			/* then look whether there is a flusher */
+
+static const char *const own_fold_reasons[PST_NOWN] = {
+	[PST_OWN_ALONE] = "alone",
+	[PST_OWN_WRITES] = "writes",
+	[PST_OWN_SERIALIZABLE] = "serializable",
+	[PST_OWN_TABLE_LOCK] = "table_lock",
+	[PST_OWN_PREPARE] = "prepare",
+	[PST_OWN_NO_MEMORY] = "no_memory",
+	[PST_OWN_NO_FLUSHER] = "no_flusher",
+	[PST_OWN_TOO_LARGE] = "too_large",
+	[PST_OWN_RETURNED] = "returned",
+};
+
+static PstDatabase *
+find_database(void)
+{
+	return !RecoveryInProgress() && pst_attach() ? pst_find_database() : NULL;
+}
+
+/* ---- prompt_stats_status ---- */
+
+static Datum
+count_of(pg_atomic_uint64 *counter)
+{
+	return Int64GetDatum(pg_atomic_read_u64(counter));
+}
+
+static void
+put_time(TimestampTz time, Datum *value, bool *isnull)
+{
+	*value = TimestampTzGetDatum(time);
+	*isnull = time == 0;
+}
+
+static void
+put_ledger(PstDatabase *db, Datum *values, bool *nulls)
+{
+	PstLedger	ledger;
+
+	pst_read_ledger(db, &ledger);
+	values[ACCEPTED] = Int64GetDatum(ledger.accepted);
+	values[FLUSHED] = Int64GetDatum(ledger.flushed);
+	values[PENDING] = Int64GetDatum(ledger.pending);
+	values[REJECTED] = Int64GetDatum(ledger.rejected);
+	values[ENTRIES] = Int64GetDatum(ledger.entries);
+	values[MAX_ENTRIES] = Int64GetDatum(ledger.max_entries);
+	put_time(db->since, &values[LEDGER_SINCE], &nulls[LEDGER_SINCE]);
+	put_time(ledger.oldest, &values[OLDEST_PENDING], &nulls[OLDEST_PENDING]);
+}
+
+/* It may name ids */
+static bool
+may_see_reason(Oid function)
+{
+	return pst_owns_table(pst_find_stats(function)->stats, GetUserId()) ||
+		has_privs_of_role(GetUserId(), ROLE_PG_READ_ALL_STATS);
+}
+
+static void
+put_rejection(PstDatabase *db, bool may_see, Datum *values, bool *nulls)
+{
+	char		reason[PST_REASON_LEN];
+	TimestampTz at;
+
+	LWLockAcquire(&db->partitions[0].lock, LW_SHARED);
+	memcpy(reason, db->reason, sizeof(reason));
+	at = db->rejected_at;
+	LWLockRelease(&db->partitions[0].lock);
+	put_time(at, &values[LAST_REJECTED_AT], &nulls[LAST_REJECTED_AT]);
+	values[LAST_REJECTED] = CStringGetTextDatum(reason);
+	nulls[LAST_REJECTED] = at == 0 || !may_see;
+}
+
+/* By reason, as in {"alone": 12} */
+static void
+put_own_folds(PstDatabase *db, Datum *values)
+{
+	StringInfoData json;
+	const char *separator = "";
+	int64		sum = 0;
+
+	initStringInfo(&json);
+	appendStringInfoChar(&json, '{');
+	for (int i = 0; i < PST_NOWN; i++)
+	{
+		int64		n = pg_atomic_read_u64(&db->own[i]);
+
+		sum += n;
+		if (n == 0)
+			continue;
+		appendStringInfo(&json, "%s\"%s\": " INT64_FORMAT, separator, own_fold_reasons[i], n);
+		separator = ", ";
+	}
+	appendStringInfoChar(&json, '}');
+	values[OWN_FOLDS] = Int64GetDatum(sum);
+	values[OWN_FOLD_REASONS] = DirectFunctionCall1(jsonb_in, CStringGetDatum(json.data));
+}
+
+static int
+pid_of(uint32 procno)
+{
+	return procno < ProcGlobal->allProcCount ? ProcGlobal->allProcs[procno].pid : 0;
+}
+
+static void
+put_flusher(PstDatabase *db, Datum *values, bool *nulls)
+{
+	static const char *const states[] = {"none", "starting", "ready", "leaving"};
+	int			pid = pid_of(pg_atomic_read_u32(&db->flusher_proc));
+
+	values[FLUSHER] = CStringGetTextDatum(states[pg_atomic_read_u32(&db->flusher)]);
+	values[FLUSHER_PID] = Int32GetDatum(pid);
+	nulls[FLUSHER_PID] = pid == 0;
+}
+
+/*
+ * prompt_stats_status_row(): the row of view prompt_stats_status.  Where there is no
+ * shared memory, as on a standby, all but the state of the flusher is 0 or NULL.
+ */
+Datum
+prompt_stats_status_row(PG_FUNCTION_ARGS)
+{
+	PstDatabase *db = find_database();
+	Datum		values[STATUS_COLUMNS] = {0};
+	bool		nulls[STATUS_COLUMNS] = {0};
+	TupleDesc	desc;
+
+	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "return type must be a row type");
+	if (db != NULL)
+	{
+		put_ledger(db, values, nulls);
+		put_rejection(db, may_see_reason(fcinfo->flinfo->fn_oid), values, nulls);
+		put_own_folds(db, values);
+		put_flusher(db, values, nulls);
+		values[GROUPS] = count_of(&db->groups);
+		values[GROUPED_TRANSACTIONS] = count_of(&db->grouped);
+		values[LARGEST_GROUP] = count_of(&db->largest_group);
+		values[FLUSHES] = count_of(&db->flushes);
+	}
+	else
+	{
+		nulls[LEDGER_SINCE] = nulls[LAST_REJECTED_AT] = nulls[LAST_REJECTED] = true;
+		nulls[OLDEST_PENDING] = nulls[OWN_FOLD_REASONS] = nulls[FLUSHER_PID] = true;
+		values[FLUSHER] = CStringGetTextDatum("none");
+	}
+	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls)));
+}
+
+/* ---- prompt_stats_flush() ---- */
+
+/* The flusher skips rows that we have locked, and we would wait for it */
+static void
+check_holds_nothing(Oid function)
+{
+	const PstTables *tables = pst_find_stats(function);
+
+	if (TransactionIdIsValid(GetTopTransactionIdIfAny()) ||
+		pst_holds_conflicting_lock(tables->stats))
+		ereport(ERROR,
+				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
+				 errmsg("prompt_stats_flush() cannot run in a transaction that has written or locked a table"),
+				 errdetail("The flusher would wait for this transaction, and it for the flusher."),
+				 errhint("Call it in a transaction of its own.")));
+}
+
+/* One that died may have left something */
+static void
+need_flusher(PstDatabase *db)
+{
+	if (pg_atomic_read_u32(&db->flusher) != PST_NO_FLUSHER || pst_start_flusher(db))
+		return;
+	if (!pst_use_flusher)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("there is no flusher"),
+				 errhint("Set prompt_stats.flusher to on.")));
+}
+
+static void
+wait_for_flush(PstDatabase *db, uint64 ticket)
+{
+	ConditionVariablePrepareToSleep(&db->flushed);
+	while (pg_atomic_read_u64(&db->flushes_done) < ticket && !pst_is_empty(db))
+	{
+		need_flusher(db);
+		pst_wake_flusher(db);
+		(void) ConditionVariableTimedSleep(&db->flushed, WAIT_MS, pst_wait_event());
+	}
+	ConditionVariableCancelSleep();
+}
+
+/*
+ * prompt_stats_flush() returns when all that was accepted before is in the table, or
+ * rejected.  Until then it waits: also for rows that others have locked.
+ */
+Datum
+prompt_stats_flush(PG_FUNCTION_ARGS)
+{
+	PstDatabase *db;
+
+	PreventCommandIfParallelMode("prompt_stats_flush()");
+	if (RecoveryInProgress())
+		PG_RETURN_VOID();		/* nothing can be pending */
+	check_holds_nothing(fcinfo->flinfo->fn_oid);
+	db = find_database();
+	if (db != NULL && !pst_is_empty(db))
+		wait_for_flush(db, pg_atomic_add_fetch_u64(&db->flushes_wanted, 1));
+	PG_RETURN_VOID();
+}

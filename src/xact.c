@@ -1,0 +1,356 @@
+/*
+ * xact.c
+ *		What a transaction has counted, and what is done with it at its end.
+ *
+ * Deltas are collected per nesting level, so that ROLLBACK TO SAVEPOINT un-counts,
+ * and decided upon at pre-commit, where errors are still allowed (xact.c:
+ * CommitTransaction).  What is counted after that, by a trigger or by another
+ * library's hook, is folded at the call.
+ */
+#include "prompt_stats.h"
+
+#include "shared.h"
+
+#include "access/xact.h"
+#include "catalog/pg_class.h"
+#include "commands/trigger.h"
+#include "miscadmin.h"
+#include "storage/lock.h"
+#include "storage/predicate.h"
+#include "storage/proc.h"
+#include "utils/memutils.h"
+#include "utils/portal.h"
+#include "utils/snapmgr.h"
+#include "utils/timeout.h"
+
+typedef struct Collected
+{
+	int			level;			/* of the subtransaction that counted */
+	PstDurability durability;
+	PstIdKind	kind;			/* of the table at that time */
+	PstDelta	delta;
+} Collected;
+
+/* In TopTransactionContext; reset with it */
+static Collected *collected = NULL;
+static int	ncollected = 0;
+static int	size_collected = 0;
+static Oid	collected_schema = InvalidOid;	/* of the extension */
+static Oid	collected_stats = InvalidOid;	/* the table */
+static PstDatabase *database = NULL;
+
+/* What this transaction folded itself, for the statistics */
+static int64 own_counts = 0;
+static PstOwnFold own_reason;
+
+/* Our part of pre-commit has begun */
+static bool ending = false;
+
+static void
+forget_collected(void)
+{
+	collected = NULL;
+	ncollected = 0;
+	size_collected = 0;
+}
+
+static void
+make_room(void)
+{
+	if (collected == NULL)
+	{
+		size_collected = 8;
+		collected = MemoryContextAlloc(TopTransactionContext,
+									   size_collected * sizeof(Collected));
+	}
+	else if (ncollected == size_collected)
+	{
+		size_collected *= 2;
+		collected = repalloc_huge(collected, size_collected * sizeof(Collected));
+	}
+}
+
+/*
+ * May a call leave its deltas to the end of the transaction?  A security-restricted
+ * operation must not queue what is done at commit (xact.c: CommitTransaction).
+ */
+bool
+pst_may_collect(void)
+{
+	return pst_durability != PST_DURABILITY_TRANSACTION && !ending &&
+		!InSecurityRestrictedOperation();
+}
+
+/* After DROP TABLE or prompt_stats_setup() in the midst of a transaction that counts */
+static void
+another_table_error(const PstTables *tables)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("this transaction has counted in another table than %s", tables->stats_name),
+			 errhint("Commit before you count in the new table.")));
+}
+
+/*
+ * Remembers deltas for the end of the transaction; the ids are copied.  Everything
+ * that can be touched first is touched here, not while committing.
+ */
+void
+pst_collect(const PstTables *tables, const PstDeltas *deltas)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	int			level = GetCurrentTransactionNestLevel();
+
+	if (database == NULL && pst_attach())
+		database = pst_find_database();
+	if (ncollected > 0 && collected_stats != tables->stats)
+		another_table_error(tables);
+	collected_schema = tables->schema;
+	collected_stats = tables->stats;
+	MemoryContextSwitchTo(TopTransactionContext);
+	for (int i = 0; i < deltas->len; i++)
+	{
+		make_room();
+		collected[ncollected].level = level;
+		collected[ncollected].durability = pst_durability;
+		collected[ncollected].kind = deltas->kind;
+		collected[ncollected].delta = deltas->items[i];
+		collected[ncollected].delta.id = pst_copy_id(deltas->items[i].id, deltas->kind);
+		ncollected++;
+	}
+	MemoryContextSwitchTo(caller);
+}
+
+/* Merged; the table may have changed since the calls */
+static void
+get_collected(const PstTables *tables, PstDeltas *deltas)
+{
+	pst_init_deltas(deltas, tables, ncollected);
+	for (int i = 0; i < ncollected; i++)
+	{
+		PstDelta   *delta = &deltas->items[deltas->len++];
+
+		*delta = collected[i].delta;
+		if (collected[i].kind != tables->id_kind)
+			delta->id = pst_convert_id(delta->id, collected[i].kind, tables->id_kind,
+									   tables->stats_name);
+	}
+	pst_merge_deltas(deltas);
+}
+
+/* ---- the decision ---- */
+
+/* Would the flusher wait for a lock that we hold? */
+bool
+pst_holds_conflicting_lock(Oid table)
+{
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_RELATION(tag, MyDatabaseId, table);
+	for (LOCKMODE mode = ShareLock; mode <= AccessExclusiveLock; mode++)
+		if (pst_lock_held_by_me(&tag, mode))
+			return true;
+	return false;
+}
+
+/* Mixed, the strongest holds */
+static PstDurability
+strongest_durability(void)
+{
+	PstDurability strongest = PST_DURABILITY_ASYNC;
+
+	for (int i = 0; i < ncollected; i++)
+		strongest = Max(strongest, collected[i].durability);
+	return strongest;
+}
+
+/* May others fold for us at all?  Else says why not. */
+static bool
+may_hand_over(bool preparing, PstOwnFold *why)
+{
+	if (preparing)
+		*why = PST_OWN_PREPARE;
+	else if (TransactionIdIsValid(GetTopTransactionIdIfAny()))
+		*why = PST_OWN_WRITES;
+	else if (IsolationIsSerializable())
+		*why = PST_OWN_SERIALIZABLE;
+	else if (database == NULL)
+		*why = PST_OWN_NO_MEMORY;
+	else if (!pst_use_flusher)
+		*why = PST_OWN_NO_FLUSHER;
+	else
+		return true;
+	return false;
+}
+
+/*
+ * A transaction that only counted does not mind what others have counted since its
+ * snapshot, so REPEATABLE READ need not fail with 40001 for it; nor would it in a
+ * group.
+ */
+static int
+isolation_of_fold(void)
+{
+	return IsolationIsSerializable() || TransactionIdIsValid(GetTopTransactionIdIfAny()) ?
+		XactIsoLevel : XACT_READ_COMMITTED;
+}
+
+static int64
+sum_of(const PstDeltas *deltas)
+{
+	int64		sum = 0;
+
+	for (int i = 0; i < deltas->len; i++)
+		for (int c = 0; c < PST_NCOUNTERS; c++)
+			sum += deltas->items[i].n[c];
+	return sum;
+}
+
+/*
+ * Folds inside the transaction that is committing.  The triggers that this queues
+ * would be forgotten, as the server has fired all deferred ones already.
+ */
+static void
+fold_own(bool preparing)
+{
+	const PstTables *tables = pst_lock_stats_again(collected_schema, collected_stats, true);
+	bool		read_only = XactReadOnly;
+	int			isolation = XactIsoLevel;
+	PstDeltas	deltas;
+
+	get_collected(tables, &deltas);
+	own_counts = sum_of(&deltas);
+	XactReadOnly = false;		/* SET TRANSACTION READ ONLY came after the count */
+	XactIsoLevel = isolation_of_fold();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	(void) pst_fold(tables, &deltas);
+	PopActiveSnapshot();
+	do
+		AfterTriggerFireDeferred();
+	while (PreCommit_Portals(preparing));
+	XactIsoLevel = isolation;
+	XactReadOnly = read_only;
+}
+
+/* Alone a backend folds its own, which is cheaper; in company the flusher does it */
+static bool
+fold_in_group(const PstTables *tables, const PstDeltas *deltas, PstOwnFold *why)
+{
+	if (pst_holds_conflicting_lock(tables->stats))
+		*why = PST_OWN_TABLE_LOCK;
+	else if (pst_begin_solo(database))
+		*why = PST_OWN_ALONE;
+	else
+		return pst_join_group(database, tables, deltas, why);
+	return false;
+}
+
+/* False where the transaction is to fold its own; the table is not locked */
+static bool
+hand_over(bool preparing, PstOwnFold *why)
+{
+	const PstTables *tables;
+	PstDeltas	deltas;
+
+	if (!may_hand_over(preparing, why))
+		return false;
+	tables = pst_recall_stats(collected_stats);
+	*why = PST_OWN_RETURNED;
+	if (tables == NULL)
+		return false;			/* which tells what happened to it */
+	get_collected(tables, &deltas);
+	if (deltas.len == 0)
+		return true;
+	return strongest_durability() == PST_DURABILITY_ASYNC ?
+		pst_reserve(database, tables, &deltas, why) :
+		fold_in_group(tables, &deltas, why);
+}
+
+/* The server has ended its own before it commits (postgres.c: finish_xact_command) */
+static bool
+begin_statement_timeout(void)
+{
+	if (StatementTimeout <= 0 || get_timeout_active(STATEMENT_TIMEOUT))
+		return false;
+	enable_timeout_at(STATEMENT_TIMEOUT,
+					  TimestampTzPlusMilliseconds(GetCurrentStatementStartTimestamp(),
+												  StatementTimeout));
+	return true;
+}
+
+static void
+finish_counting(bool preparing)
+{
+	MemoryContext caller = MemoryContextSwitchTo(TopTransactionContext);
+	bool		timed = begin_statement_timeout();
+
+	/* Without a lock: it would hold up whoever the flusher waits for */
+	if (!hand_over(preparing, &own_reason))
+		fold_own(preparing);
+	if (timed)
+		disable_timeout(STATEMENT_TIMEOUT, false);
+	MemoryContextSwitchTo(caller);
+}
+
+/* In the callbacks: must not fail */
+static void
+finish_statistics(bool committed)
+{
+	if (committed && own_counts > 0 && database != NULL)
+		pg_atomic_fetch_add_u64(&database->own[own_reason], own_counts);
+	own_counts = 0;
+}
+
+/* ---- callbacks ---- */
+
+static void
+at_transaction_event(XactEvent event, void *arg)
+{
+	switch (event)
+	{
+		case XACT_EVENT_PRE_COMMIT:
+		case XACT_EVENT_PRE_PREPARE:
+			ending = true;
+			if (ncollected > 0)
+				finish_counting(event == XACT_EVENT_PRE_PREPARE);
+			forget_collected();
+			break;
+		case XACT_EVENT_COMMIT:
+		case XACT_EVENT_ABORT:
+		case XACT_EVENT_PREPARE:
+			ending = false;
+			forget_collected();
+			finish_statistics(event != XACT_EVENT_ABORT);
+			pst_end_reserved(event == XACT_EVENT_COMMIT);
+			pst_end_solo();
+			pst_end_group(event == XACT_EVENT_ABORT);
+			break;
+		default:
+			break;
+	}
+}
+
+static void
+at_subtransaction_event(SubXactEvent event, SubTransactionId mine,
+						SubTransactionId parent, void *arg)
+{
+	int			level = GetCurrentTransactionNestLevel();
+
+	if (event == SUBXACT_EVENT_ABORT_SUB)
+	{
+		while (ncollected > 0 && collected[ncollected - 1].level >= level)
+			ncollected--;
+	}
+	else if (event == SUBXACT_EVENT_COMMIT_SUB)
+	{
+		for (int i = ncollected - 1; i >= 0 && collected[i].level >= level; i--)
+			collected[i].level = level - 1;
+	}
+}
+
+void
+PstXactInit(void)
+{
+	RegisterXactCallback(at_transaction_event, NULL);
+	RegisterSubXactCallback(at_subtransaction_event, NULL);
+}
