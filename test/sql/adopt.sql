@@ -1,3 +1,5 @@
+-- Each call by itself; test "durability" has the other modes
+SET prompt_stats.durability = 'transaction';
 --
 -- Adopting the tables of an application as they are: [13]
 --

@@ -1,3 +1,5 @@
+-- Each call by itself; test "durability" has the other modes
+SET prompt_stats.durability = 'transaction';
 --
 -- Bad input: each error has its SQLSTATE and a hint, and changes nothing: [7] [13]
 --

@@ -1,3 +1,5 @@
+-- Each call by itself; test "durability" has the other modes
+SET prompt_stats.durability = 'transaction';
 --
 -- What a review found, once each: [4] [6] [7] [9] [10] [13] [16] [18]
 --

@@ -1,3 +1,5 @@
+-- Each call by itself; test "durability" has the other modes
+SET prompt_stats.durability = 'transaction';
 --
 -- Moving legacy rows into the counters, and verifying: [16] [17] [18]
 --

@@ -1,3 +1,5 @@
+-- Each call by itself; test "durability" has the other modes
+SET prompt_stats.durability = 'transaction';
 --
 -- Who may count, as whom rows are written, who may administer and read: [9] [10]
 --

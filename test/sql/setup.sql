@@ -1,3 +1,5 @@
+-- Each call by itself; test "durability" has the other modes
+SET prompt_stats.durability = 'transaction';
 --
 -- Installing and leaving: [11] [12] [14]
 --

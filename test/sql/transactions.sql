@@ -1,3 +1,5 @@
+-- Each call by itself; test "durability" has the other modes
+SET prompt_stats.durability = 'transaction';
 --
 -- A call counts if and only if its transaction commits, wherever it is made: [3] [5] [8]
 --
