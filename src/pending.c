@@ -29,7 +29,7 @@
  * flights are kept a while: a reader adds those whose XID its snapshot misses, or
  * that did not commit.  Only the last PST_FLIGHTS are kept, and entries without
  * pending counts go after a while.  A reader whose snapshot misses a flight that
- * was dropped has to do with the table as it was at its snapshot.
+ * was dropped can't be told: it takes another snapshot.
  */
 #include "prompt_stats.h"
 
@@ -322,6 +322,8 @@ pst_reserve(PstDatabase *db, const PstTables *tables, const PstDeltas *deltas,
 		return false;
 	}
 	ensure_reserved(deltas->len);
+	if (pg_atomic_read_u32(&db->stats) != tables->stats)
+		pg_atomic_write_u32(&db->stats, tables->stats);
 	for (int i = 0; i < deltas->len; i++)
 	{
 		if (reserve_delta(db, tables, &deltas->items[i], why))
@@ -498,9 +500,9 @@ forget_old_xid(FullTransactionId *xid, FullTransactionId next)
 }
 
 static void
-tidy_partition(PstPartition *partition, TimestampTz now, FullTransactionId next)
+tidy_partition(PstPartition *partition, bool release, TimestampTz now, FullTransactionId next)
 {
-	dsa_pointer outgrown = InvalidDsaPointer;
+	dsa_pointer unused = InvalidDsaPointer;
 	PstEntries *memory;
 
 	LWLockAcquire(&partition->lock, LW_EXCLUSIVE);
@@ -511,9 +513,9 @@ tidy_partition(PstPartition *partition, TimestampTz now, FullTransactionId next)
 		evict_entries(partition, memory, now);
 		for (uint32 i = 0; i < memory->high; i++)
 			forget_old_xid(&entries_of(memory)[i].dropped, next);
-		if (memory->used == 0 && memory->size != configured_size())
+		if (memory->used == 0 && (release || memory->size != configured_size()))
 		{
-			outgrown = partition->memory;
+			unused = partition->memory;
 			partition->memory = InvalidDsaPointer;
 		}
 		else if (memory->used == 0)
@@ -523,19 +525,20 @@ tidy_partition(PstPartition *partition, TimestampTz now, FullTransactionId next)
 		}
 	}
 	LWLockRelease(&partition->lock);
-	if (DsaPointerIsValid(outgrown))
-		dsa_free(pst_area, outgrown);
+	if (DsaPointerIsValid(unused))
+		dsa_free(pst_area, unused);
 }
 
+/* Removes entries that are not needed any more; "release": their memory, too */
 void
-pst_tidy_partitions(PstDatabase *db)
+pst_tidy_partitions(PstDatabase *db, bool release)
 {
 	TimestampTz now = GetCurrentTimestamp();
 	FullTransactionId next = ReadNextFullTransactionId();
 
 	for (int p = 0; p < PST_PARTITIONS; p++)
 		if (DsaPointerIsValid(db->partitions[p].memory))
-			tidy_partition(&db->partitions[p], now, next);
+			tidy_partition(&db->partitions[p], release, now, next);
 }
 
 /* ---- all partitions ---- */
@@ -657,13 +660,13 @@ is_invisible(FullTransactionId xid, Snapshot snapshot)
 	return XidInMVCCSnapshot(XidFromFullTransactionId(xid), snapshot);
 }
 
-/* Of a copy; what the table doesn't show to this snapshot.  0 where that is not known. */
-static void
+/* Of a copy; what the table doesn't show to this snapshot.  False where that is not known. */
+static bool
 sum_unseen(const PstEntry *entry, Snapshot snapshot, int64 *n)
 {
 	memset(n, 0, PST_NCOUNTERS * sizeof(int64));
 	if (FullTransactionIdIsValid(entry->dropped) && is_invisible(entry->dropped, snapshot))
-		return;
+		return false;
 	add(n, entry->pending);
 	for (int i = 0; i < entry->nflights; i++)
 	{
@@ -672,9 +675,11 @@ sum_unseen(const PstEntry *entry, Snapshot snapshot, int64 *n)
 		if (is_invisible(xid, snapshot) || !TransactionIdDidCommit(XidFromFullTransactionId(xid)))
 			add(n, entry->flights[i].n);
 	}
+	return true;
 }
 
-void
+/* False where the snapshot is too old to tell */
+bool
 pst_read_one_pending(PstDatabase *db, const PstTables *tables, Datum id,
 					 Snapshot snapshot, int64 *n)
 {
@@ -686,7 +691,7 @@ pst_read_one_pending(PstDatabase *db, const PstTables *tables, Datum id,
 
 	memset(n, 0, PST_NCOUNTERS * sizeof(int64));
 	if (!make_key(&key, tables->stats, tables->id_kind, id))
-		return;
+		return true;
 	hash = hash_key(&key);
 	partition = partition_of(db, hash);
 	LWLockAcquire(&partition->lock, LW_SHARED);
@@ -694,8 +699,7 @@ pst_read_one_pending(PstDatabase *db, const PstTables *tables, Datum id,
 	if (entry != NULL)
 		copy = *entry;
 	LWLockRelease(&partition->lock);
-	if (entry != NULL)
-		sum_unseen(&copy, snapshot, n);
+	return entry == NULL || sum_unseen(&copy, snapshot, n);
 }
 
 /* Those of the table, as far as there is room; returns how many there are */
@@ -724,28 +728,40 @@ copy_entries(PstDatabase *db, Oid stats, PstEntry *copies, uint32 max)
 	return n;
 }
 
-/* The pending counts of one instant, as a merged set */
-PstDeltas *
-pst_read_pending(PstDatabase *db, const PstTables *tables, Snapshot snapshot)
+/* All of the table, under the locks of all partitions */
+static PstEntry *
+copy_all_entries(PstDatabase *db, Oid stats, uint32 *n)
 {
-	PstDeltas  *deltas = palloc(sizeof(PstDeltas));
 	uint32		max = 64;
-	uint32		n;
 	PstEntry   *copies = palloc(max * sizeof(PstEntry));
 
-	while ((n = copy_entries(db, tables->stats, copies, max)) > max)
+	while ((*n = copy_entries(db, stats, copies, max)) > max)
 	{
 		pfree(copies);
-		max = n + n / 4;
+		max = *n + *n / 4;
 		copies = MemoryContextAllocHuge(CurrentMemoryContext, max * sizeof(PstEntry));
 	}
+	return copies;
+}
+
+/*
+ * The pending counts of one instant, as a merged set.  False where the snapshot is too
+ * old to tell.
+ */
+bool
+pst_read_pending(PstDatabase *db, const PstTables *tables, Snapshot snapshot, PstDeltas *deltas)
+{
+	uint32		n;
+	PstEntry   *copies = copy_all_entries(db, tables->stats, &n);
+	bool		known = true;
+
 	pst_init_deltas(deltas, tables, n);
-	for (uint32 i = 0; i < n; i++)
+	for (uint32 i = 0; known && i < n; i++)
 		if (copies[i].key.kind == tables->id_kind)
-			sum_unseen(&copies[i], snapshot,
-					   pst_add_delta(deltas, pst_id_from_bytes(copies[i].key.id, copies[i].key.len,
-															   tables->id_kind), PST_VIEWS, 0)->n);
+			known = sum_unseen(&copies[i], snapshot,
+							   pst_add_delta(deltas, pst_id_from_bytes(copies[i].key.id, copies[i].key.len,
+																	   tables->id_kind), PST_VIEWS, 0)->n);
 	pfree(copies);
 	pst_merge_deltas(deltas);
-	return deltas;
+	return known;
 }

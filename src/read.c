@@ -15,6 +15,7 @@
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "funcapi.h"
+#include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/rls.h"
@@ -62,6 +63,18 @@ static bool
 may_see_all(const PstTables *tables)
 {
 	return check_enable_rls(tables->stats, InvalidOid, true) != RLS_ENABLED;
+}
+
+/*
+ * The statement's snapshot is so old that what was flushed since is not known any more:
+ * what was pending can't be told for that time, but for now.
+ */
+static void
+renew_snapshot(void)
+{
+	CHECK_FOR_INTERRUPTS();
+	PopActiveSnapshot();
+	PushActiveSnapshot(GetLatestSnapshot());
 }
 
 static void
@@ -161,20 +174,18 @@ prompt_stats_live_rows(PG_FUNCTION_ARGS)
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	const PstTables *tables = pst_share_stats(fcinfo->flinfo->fn_oid);
 	PstDatabase *db = find_database();
-	PstDeltas  *pending;
+	PstDeltas	pending;
 
 	InitMaterializedSRF(fcinfo, 0);
 	SPI_connect();
-	if (db != NULL)
-		pending = pst_read_pending(db, tables, GetActiveSnapshot());
-	else
-	{
-		pending = palloc(sizeof(PstDeltas));
-		pst_init_deltas(pending, tables, 1);
-	}
-	put_rows(tables, pending, rsinfo);
+	PushActiveSnapshot(GetActiveSnapshot());
+	pst_init_deltas(&pending, tables, 1);
+	while (db != NULL && !pst_read_pending(db, tables, GetActiveSnapshot(), &pending))
+		renew_snapshot();
+	put_rows(tables, &pending, rsinfo);
 	if (may_see_all(tables))
-		put_rowless(pending, rsinfo);
+		put_rowless(&pending, rsinfo);
+	PopActiveSnapshot();
 	SPI_finish();
 	return (Datum) 0;
 }
@@ -221,8 +232,9 @@ get_prompt_stats(PG_FUNCTION_ARGS)
 						tables->id_kind, tables->stats_name);
 
 	SPI_connect();
-	if (db != NULL)
-		pst_read_one_pending(db, tables, id, GetActiveSnapshot(), pending);
+	PushActiveSnapshot(GetActiveSnapshot());
+	while (db != NULL && !pst_read_one_pending(db, tables, id, GetActiveSnapshot(), pending))
+		renew_snapshot();
 	if (pst_run_plan(get_row_plan(tables), &id, NULL, true) > 0)
 		copy_row(0, COUNT_COLUMNS, values, nulls);
 	else
@@ -231,6 +243,7 @@ get_prompt_stats(PG_FUNCTION_ARGS)
 		if (!may_see_all(tables))
 			memset(pending, 0, sizeof(pending));
 	}
+	PopActiveSnapshot();
 	add_pending(pending, values);
 	result = PointerGetDatum(SPI_returntuple(heap_form_tuple(desc, values, nulls),
 											 BlessTupleDesc(desc)));

@@ -160,6 +160,7 @@ typedef struct PstDatabase
 	pg_atomic_uint32 flusher_idle;	/* 1: it sleeps, wake it */
 	pg_atomic_uint64 started_at;	/* when one was last started */
 	pg_atomic_uint32 crowded;	/* 1: a partition fills up, flush now */
+	pg_atomic_uint32 stats;		/* the table that was counted in last */
 
 	/* prompt_stats_flush() */
 	pg_atomic_uint64 flushes_wanted;
@@ -226,11 +227,11 @@ extern void pst_take_off(PstHold *hold, FullTransactionId xid);
 extern void pst_land(PstHold *hold, TimestampTz now);
 extern void pst_turn_back(PstHold *hold);
 extern void pst_reject(PstDatabase *db, PstHold *hold, const char *reason);
-extern void pst_tidy_partitions(PstDatabase *db);
+extern void pst_tidy_partitions(PstDatabase *db, bool release);
 extern bool pst_is_empty(PstDatabase *db);
 extern void pst_read_ledger(PstDatabase *db, PstLedger *ledger);
 extern void pst_add_grouped(PstDatabase *db, int64 n);
-extern PstDeltas *pst_read_pending(PstDatabase *db, const PstTables *tables, Snapshot snapshot);
-extern void pst_read_one_pending(PstDatabase *db, const PstTables *tables, Datum id, Snapshot snapshot, int64 *n);
+extern bool pst_read_pending(PstDatabase *db, const PstTables *tables, Snapshot snapshot, PstDeltas *deltas);
+extern bool pst_read_one_pending(PstDatabase *db, const PstTables *tables, Datum id, Snapshot snapshot, int64 *n);
 
 #endif							/* PST_SHARED_H */

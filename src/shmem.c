@@ -97,6 +97,7 @@ init_shared(PstShared *shared)
 		pg_atomic_init_u32(&db->flusher_idle, 0);
 		pg_atomic_init_u64(&db->started_at, 0);
 		pg_atomic_init_u32(&db->crowded, 0);
+		pg_atomic_init_u32(&db->stats, InvalidOid);
 		pg_atomic_init_u64(&db->flushes_wanted, 0);
 		pg_atomic_init_u64(&db->flushes_done, 0);
 		ConditionVariableInit(&db->flushed);

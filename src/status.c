@@ -16,6 +16,7 @@
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/jsonb.h"
+#include "utils/syscache.h"
 #include "utils/timestamp.h"
 
 PG_FUNCTION_INFO_V1(prompt_stats_status_row);
@@ -98,14 +99,17 @@ put_ledger(PstDatabase *db, Datum *values, bool *nulls)
 
 /* It may name ids */
 static bool
-may_see_reason(Oid function)
+may_see_reason(PstDatabase *db)
 {
-	return pst_owns_table(pst_find_stats(function)->stats, GetUserId()) ||
-		has_privs_of_role(GetUserId(), ROLE_PG_READ_ALL_STATS);
+	Oid			stats = pg_atomic_read_u32(&db->stats);
+
+	return has_privs_of_role(GetUserId(), ROLE_PG_READ_ALL_STATS) ||
+		(SearchSysCacheExists1(RELOID, ObjectIdGetDatum(stats)) &&
+		 pst_owns_table(stats, GetUserId()));
 }
 
 static void
-put_rejection(PstDatabase *db, bool may_see, Datum *values, bool *nulls)
+put_rejection(PstDatabase *db, Datum *values, bool *nulls)
 {
 	char		reason[PST_REASON_LEN];
 	TimestampTz at;
@@ -116,7 +120,7 @@ put_rejection(PstDatabase *db, bool may_see, Datum *values, bool *nulls)
 	LWLockRelease(&db->partitions[0].lock);
 	put_time(at, &values[LAST_REJECTED_AT], &nulls[LAST_REJECTED_AT]);
 	values[LAST_REJECTED] = CStringGetTextDatum(reason);
-	nulls[LAST_REJECTED] = at == 0 || !may_see;
+	nulls[LAST_REJECTED] = at == 0 || !may_see_reason(db);
 }
 
 /* By reason, as in {"alone": 12} */
@@ -178,7 +182,7 @@ prompt_stats_status_row(PG_FUNCTION_ARGS)
 	if (db != NULL)
 	{
 		put_ledger(db, values, nulls);
-		put_rejection(db, may_see_reason(fcinfo->flinfo->fn_oid), values, nulls);
+		put_rejection(db, values, nulls);
 		put_own_folds(db, values);
 		put_flusher(db, values, nulls);
 		values[GROUPS] = count_of(&db->groups);
@@ -199,12 +203,10 @@ prompt_stats_status_row(PG_FUNCTION_ARGS)
 
 /* The flusher skips rows that we have locked, and we would wait for it */
 static void
-check_holds_nothing(Oid function)
+check_holds_nothing(PstDatabase *db)
 {
-	const PstTables *tables = pst_find_stats(function);
-
 	if (TransactionIdIsValid(GetTopTransactionIdIfAny()) ||
-		pst_holds_conflicting_lock(tables->stats))
+		pst_holds_conflicting_lock(pg_atomic_read_u32(&db->stats)))
 		ereport(ERROR,
 				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
 				 errmsg("prompt_stats_flush() cannot run in a transaction that has written or locked a table"),
@@ -245,14 +247,13 @@ wait_for_flush(PstDatabase *db, uint64 ticket)
 Datum
 prompt_stats_flush(PG_FUNCTION_ARGS)
 {
-	PstDatabase *db;
+	PstDatabase *db = find_database();
 
 	PreventCommandIfParallelMode("prompt_stats_flush()");
-	if (RecoveryInProgress())
-		PG_RETURN_VOID();		/* nothing can be pending */
-	check_holds_nothing(fcinfo->flinfo->fn_oid);
-	db = find_database();
-	if (db != NULL && !pst_is_empty(db))
+	if (db == NULL)
+		PG_RETURN_VOID();		/* a standby, or no shared memory: nothing can be pending */
+	check_holds_nothing(db);
+	if (!pst_is_empty(db))
 		wait_for_flush(db, pg_atomic_add_fetch_u64(&db->flushes_wanted, 1));
 	PG_RETURN_VOID();
 }

@@ -763,7 +763,7 @@ flush_pending(void)
 		pg_atomic_fetch_add_u64(&database->flushes, 1);
 		check_interrupts();
 	}
-	pst_tidy_partitions(database);
+	pst_tidy_partitions(database, false);
 	if (left_over || pg_atomic_read_u64(&database->flushes_done) == wanted)
 		return;
 	pg_atomic_write_u64(&database->flushes_done, wanted);
@@ -840,7 +840,10 @@ serve(void)
 		retry = nheld > 0 ? Min(retry * 2, RETRY_MAX_MS) : RETRY_MIN_MS;
 		wait = Min(nheld > 0 ? retry : IDLE_CHECK_MS, Max(time_to_flush(last_flush), 1));
 		sleep_until_woken(wait, 0);
-		if (has_nothing_to_do() && retire())
+		if (!has_nothing_to_do())
+			continue;
+		pst_tidy_partitions(database, true);
+		if (retire())
 			return;
 	}
 }

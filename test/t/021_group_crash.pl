@@ -13,7 +13,7 @@ use Test::More;
 use Time::HiRes ();
 
 my $CLIENTS = 64;
-my $ROUNDS = $ENV{CRASH_ROUNDS} || 2;    # of each kind
+my $ROUNDS = $ENV{CRASH_ROUNDS} || 1;    # of each kind
 
 my $node = PostgreSQL::Test::Cluster->new('main');
 $node->init;

@@ -122,7 +122,7 @@ is(PromptStats::Load::differences($told, $left), '', 'DROP EXTENSION: exact');
 
 sql('CREATE DATABASE shop');
 sql($SCHEMA, 'shop');
-my $file = "$PostgreSQL::Test::Utils::tmp_check/hot.sql";
+my $file = "$PostgreSQL::Test::Utils::tmp_check/shop.sql";
 append_to_file($file, "SELECT increment_prompt_views(1);\n");
 $node->command_ok([ 'pgbench', '-n', '-c', 16, '-j', 2, '-t', 100, '-f', $file, 'shop' ], 'counting in a database');
 is(sql('SELECT view_count FROM prompt_stats WHERE prompt_id = 1', 'shop'), 1600, 'exact');

@@ -117,7 +117,7 @@ use Time::HiRes qw(usleep);
 
 sub start
 {
-	my ($class, $node, $clients, $work) = @_;
+	my ($class, $node, $clients, $work, $turns) = @_;
 	my $self = bless { dir => PostgreSQL::Test::Utils::tempdir(), pids => [] }, $class;
 
 	foreach my $client (1 .. $clients)
@@ -125,7 +125,7 @@ sub start
 		my $file = "$self->{dir}/$client";
 		push @{ $self->{pids} }, in_child(sub {
 			my ($go_on) = @_;
-			Storable::store(run_client($node, $client, $work, $go_on), $file);
+			Storable::store(run_client($node, $client, $work, $go_on, $turns), $file);
 		});
 	}
 	return $self;
@@ -149,12 +149,12 @@ sub in_child
 
 sub run_client
 {
-	my ($node, $client, $work, $go_on) = @_;
+	my ($node, $client, $work, $go_on, $turns) = @_;
 	my %told = (acked => {}, in_flight => {}, errors => {}, lost => 0, calls => 0);
 	my $connection;
 
 	srand($client);
-	for (my $turn = 0; $go_on->(); $turn++)
+	for (my $turn = 0; $go_on->() && (!defined $turns || $turn < $turns); $turn++)
 	{
 		until ($connection)
 		{
@@ -181,9 +181,16 @@ sub run_client
 sub stop
 {
 	my ($self) = @_;
+	kill 'TERM', @{ $self->{pids} };
+	return $self->finish;
+}
+
+# The same for clients that end by themselves, after so many turns
+sub finish
+{
+	my ($self) = @_;
 	my %told = (acked => {}, in_flight => {}, errors => {}, lost => 0, calls => 0);
 
-	kill 'TERM', @{ $self->{pids} };
 	foreach my $client (1 .. @{ $self->{pids} })
 	{
 		waitpid($self->{pids}[ $client - 1 ], 0);
