@@ -24,6 +24,7 @@
 
 #include "access/htup_details.h"
 #include "catalog/pg_type.h"
+#include "common/int.h"
 #include "utils/lsyscache.h"
 
 /* A set of counters, a bit each */
@@ -45,6 +46,7 @@ static const char *const of_row[PST_NCOUNTERS] = {"d.views", "d.copies", "d.fork
 /* Saved plans; an UPDATE for each set of counters */
 static PstPlan update_one_plans[NMASKS];
 static PstPlan update_many_plans[NMASKS];
+static PstPlan update_unlocked_plans[NMASKS];
 static PstPlan insert_plan;
 static PstPlan find_plan;
 static PstPlan lock_plan;
@@ -95,6 +97,22 @@ build_update_one(StringInfo sql, const PstTables *tables, CounterMask mask)
 	appendStringInfo(sql, "UPDATE ONLY %s AS s SET ", tables->stats_name);
 	append_assignments(sql, tables, mask, of_params);
 	appendStringInfoString(sql, " WHERE s.prompt_id OPERATOR(pg_catalog.=) $1 AND ");
+	append_room(sql, tables, mask, of_params);
+}
+
+/*
+ * The same, if nobody else has the row locked.  Should it have been updated since our
+ * snapshot, the UPDATE goes on to the version that the inner SELECT has locked
+ * (nodeModifyTable.c: EvalPlanQual).
+ */
+static void
+build_update_unlocked(StringInfo sql, const PstTables *tables, CounterMask mask)
+{
+	appendStringInfo(sql, "UPDATE ONLY %s AS s SET ", tables->stats_name);
+	append_assignments(sql, tables, mask, of_params);
+	appendStringInfo(sql, " WHERE s.prompt_id OPERATOR(pg_catalog.=)"
+					 " (SELECT l.prompt_id FROM ONLY %s AS l WHERE l.prompt_id OPERATOR(pg_catalog.=) $1"
+					 " FOR NO KEY UPDATE SKIP LOCKED) AND ", tables->stats_name);
 	append_room(sql, tables, mask, of_params);
 }
 
@@ -168,18 +186,18 @@ save_array_plan(PstPlan *plan, const PstTables *tables, const char *sql)
 	pst_save_plan(plan, sql, lengthof(types), types);
 }
 
+/* For one delta */
 static PstPlan *
-get_one_plan(const PstTables *tables, CounterMask mask)
+get_one_plan(PstPlan *plan, const PstTables *tables, CounterMask mask,
+			 void (*build) (StringInfo, const PstTables *, CounterMask))
 {
-	PstPlan    *plan = &update_one_plans[mask];
-
 	if (plan->prepared == NULL)
 	{
 		StringInfoData sql;
 		Oid			types[] = {pst_id_type(tables->id_kind), INT8OID, INT8OID, INT8OID};
 
 		initStringInfo(&sql);
-		build_update_one(&sql, tables, mask);
+		build(&sql, tables, mask);
 		pst_save_plan(plan, sql.data, lengthof(types), types);
 	}
 	return plan;
@@ -418,16 +436,24 @@ fold_many(const PstTables *tables, PstDeltas *deltas)
 	return written;
 }
 
+/* One UPDATE for one delta, from the plans of its kind */
 static uint64
-fold_one(const PstTables *tables, PstDeltas *deltas)
+update_one(PstPlan *plans, const PstTables *tables, const PstDeltas *deltas,
+		   void (*build) (StringInfo, const PstTables *, CounterMask))
 {
 	const PstDelta *delta = deltas->items;
-	PstPlan    *plan = get_one_plan(tables, touched_counters(deltas));
+	CounterMask mask = touched_counters(deltas);
 	Datum		values[1 + PST_NCOUNTERS] = {delta->id};
 
 	for (int c = 0; c < PST_NCOUNTERS; c++)
 		values[1 + c] = Int64GetDatum(delta->n[c]);
-	if (pst_run_plan(plan, values, NULL, false) > 0)
+	return pst_run_plan(get_one_plan(&plans[mask], tables, mask, build), values, NULL, false);
+}
+
+static uint64
+fold_one(const PstTables *tables, PstDeltas *deltas)
+{
+	if (update_one(update_one_plans, tables, deltas, build_update_one) > 0)
 		return 1;
 	return fold_many(tables, deltas);
 }
@@ -572,6 +598,60 @@ judge_units(const PstTables *tables, const PstDeltas *units, PstVerdict *verdict
 			verdicts[u] = judge_unit(&units[u], &rows);
 }
 
+static void
+fold_judged(const PstTables *tables, const PstDeltas *units, PstVerdict *verdicts, int nunits)
+{
+	PstDeltas	sum;
+	Datum		arrays[1 + PST_NCOUNTERS];
+
+	judge_units(tables, units, verdicts, nunits);
+	sum_units(tables, units, verdicts, nunits, &sum);
+	if (sum.len == 0)
+		return;
+	make_delta_arrays(&sum, arrays);
+	(void) pst_run_plan(get_many_plan(tables, touched_counters(&sum)), arrays, NULL, false);
+}
+
+/* All of one prompt, of which we know nothing bad: else false */
+static bool
+sum_of_one_prompt(const PstTables *tables, const PstDeltas *units,
+				  const PstVerdict *verdicts, int nunits, PstDeltas *sum)
+{
+	pst_init_deltas(sum, tables, 1);
+	for (int u = 0; u < nunits; u++)
+	{
+		const PstDelta *delta = units[u].items;
+
+		if (verdicts[u] != PST_VERDICT_FOLDED)
+			continue;
+		if (units[u].len != 1)
+			return false;
+		if (sum->len == 0)
+			pst_append_delta(sum, delta);
+		else if (pst_compare_ids(sum->items->id, delta->id, sum->kind, sum->collation) != 0)
+			return false;
+		else
+			for (int c = 0; c < PST_NCOUNTERS; c++)
+				if (pg_add_s64_overflow(sum->items->n[c], delta->n[c], &sum->items->n[c]))
+					return false;
+	}
+	return sum->len == 1;
+}
+
+/*
+ * What a hot prompt brings: one statement.  False, with nothing done, where there are
+ * several prompts, or the row is missing, locked, or has no room.
+ */
+static bool
+fold_hot(const PstTables *tables, const PstDeltas *units, PstVerdict *verdicts, int nunits)
+{
+	PstDeltas	sum;
+
+	return !tables->runs_code &&
+		sum_of_one_prompt(tables, units, verdicts, nunits, &sum) &&
+		update_one(update_unlocked_plans, tables, &sum, build_update_unlocked) > 0;
+}
+
 /* ---- the fold ---- */
 
 static void
@@ -631,16 +711,9 @@ void
 pst_fold_units(const PstTables *tables, const PstDeltas *units, PstVerdict *verdicts, int nunits)
 {
 	ErrorContextCallback context;
-	PstDeltas	sum;
-	Datum		arrays[1 + PST_NCOUNTERS];
 
 	begin_fold(tables, &context);
-	judge_units(tables, units, verdicts, nunits);
-	sum_units(tables, units, verdicts, nunits, &sum);
-	if (sum.len > 0)
-	{
-		make_delta_arrays(&sum, arrays);
-		(void) pst_run_plan(get_many_plan(tables, touched_counters(&sum)), arrays, NULL, false);
-	}
+	if (!fold_hot(tables, units, verdicts, nunits))
+		fold_judged(tables, units, verdicts, nunits);
 	end_fold(&context);
 }

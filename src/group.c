@@ -205,14 +205,21 @@ pst_push(PstDatabase *db, uint32 number)
 	} while (!pg_atomic_compare_exchange_u32(&db->head, &head, number));
 }
 
-void
-pst_wake_flusher(PstDatabase *db)
+/* If it sleeps until this happens */
+static void
+wake_if_awaits(PstDatabase *db, uint32 awaited)
 {
 	uint32		proc = pg_atomic_read_u32(&db->flusher_proc);
 
-	if (pg_atomic_read_u32(&db->flusher_idle) == 1 && proc != PST_NONE &&
-		pg_atomic_exchange_u32(&db->flusher_idle, 0) == 1)
+	if (pg_atomic_read_u32(&db->flusher_idle) == awaited && proc != PST_NONE &&
+		pg_atomic_compare_exchange_u32(&db->flusher_idle, &awaited, PST_AWAKE))
 		SetLatch(&ProcGlobal->allProcs[proc].procLatch);
+}
+
+void
+pst_wake_flusher(PstDatabase *db)
+{
+	wake_if_awaits(db, PST_AWAITS_WORK);
 }
 
 /* By the flusher: a new state of a slot, to the backend that waits for it */
@@ -390,5 +397,5 @@ pst_end_solo(void)
 	solo_database = NULL;
 	pg_atomic_write_u32(&db->soloist, 0);
 	pg_memory_barrier();
-	pst_wake_flusher(db);
+	wake_if_awaits(db, PST_AWAITS_SOLOIST);
 }

@@ -143,6 +143,14 @@ typedef enum PstFlusherState
 	PST_FLUSHER_LEAVING			/* it flushes what there is, and takes no more */
 } PstFlusherState;
 
+/* Of PstDatabase.flusher_idle: who is to wake it */
+typedef enum PstFlusherSleep
+{
+	PST_AWAKE,
+	PST_AWAITS_WORK,
+	PST_AWAITS_SOLOIST
+} PstFlusherSleep;
+
 #define PST_REASON_LEN 256
 
 typedef struct PstDatabase
@@ -157,7 +165,7 @@ typedef struct PstDatabase
 	/* The flusher; READY changes to NO_FLUSHER under all partition locks */
 	pg_atomic_uint32 flusher;	/* PstFlusherState */
 	pg_atomic_uint32 flusher_proc;	/* its number in ProcGlobal->allProcs */
-	pg_atomic_uint32 flusher_idle;	/* 1: it sleeps, wake it */
+	pg_atomic_uint32 flusher_idle;	/* PstFlusherSleep */
 	pg_atomic_uint64 started_at;	/* when one was last started */
 	pg_atomic_uint32 crowded;	/* 1: a partition fills up, flush now */
 	pg_atomic_uint32 stats;		/* the table that was counted in last */

@@ -45,6 +45,7 @@ static const char *const counter_columns[PST_NCOUNTERS] = {
 static PstTables cached;
 static Oid	cached_config = InvalidOid;
 static bool cached_valid = false;
+static bool stats_valid = false;	/* at least as far as stats goes */
 static uint64 invalidations = 0;
 
 PG_FUNCTION_INFO_V1(prompt_stats_tables);
@@ -456,7 +457,7 @@ forget_table(Datum arg, Oid relid)
 	invalidations++;
 	if (!OidIsValid(relid) || relid == cached.stats || relid == cached.events ||
 		relid == cached.prompts || relid == cached_config)
-		cached_valid = false;
+		cached_valid = stats_valid = false;
 }
 
 static void
@@ -494,8 +495,8 @@ load_tables(Oid schema)
 		memcpy(&cached, &fresh, sizeof(fresh));
 	}
 	/* The server tells of changes to what exists, not of what is created */
-	cached_valid = seen == invalidations &&
-		OidIsValid(fresh.stats) && OidIsValid(fresh.events);
+	stats_valid = seen == invalidations && OidIsValid(fresh.stats);
+	cached_valid = stats_valid && OidIsValid(fresh.events);
 }
 
 /* Only what is needed to fold into this table, wherever the extension went */
@@ -503,6 +504,7 @@ static void
 load_stats(Oid schema, Oid stats)
 {
 	PstTables	fresh;
+	uint64		seen = invalidations;
 
 	memset(&fresh, 0, sizeof(fresh));
 	fresh.schema = schema;
@@ -516,6 +518,7 @@ load_stats(Oid schema, Oid stats)
 		pst_forget_plans();
 		memcpy(&cached, &fresh, sizeof(fresh));
 	}
+	stats_valid = seen == invalidations && OidIsValid(fresh.stats);
 	cached_valid = false;
 }
 
@@ -604,7 +607,7 @@ pst_find_stats(Oid function)
 const PstTables *
 pst_recall_stats(Oid stats)
 {
-	return cached_valid && cached.stats == stats ? &cached : NULL;
+	return stats_valid && cached.stats == stats ? &cached : NULL;
 }
 
 /*
@@ -624,7 +627,7 @@ pst_lock_stats_again(Oid schema, Oid stats, bool wait)
 			LockRelationOid(stats, RowExclusiveLock);
 		else if (!ConditionalLockRelationOid(stats, RowExclusiveLock))
 			return NULL;
-		if (!cached_valid || cached.stats != stats)
+		if (!stats_valid || cached.stats != stats)
 			load_stats(schema, stats);
 	} while (seen != invalidations);
 	if (wait && !OidIsValid(cached.stats))

@@ -472,13 +472,13 @@ check_interrupts(void)
 static void
 sleep_until_woken(long timeout, uint32 soloist)
 {
-	pg_atomic_write_u32(&database->flusher_idle, 1);
+	pg_atomic_write_u32(&database->flusher_idle, soloist != 0 ? PST_AWAITS_SOLOIST : PST_AWAITS_WORK);
 	pg_memory_barrier();
 	if (soloist != 0 ? pg_atomic_read_u32(&database->soloist) == soloist :
 		pg_atomic_read_u32(&database->head) == PST_NONE)
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
 						 timeout, pst_wait_event());
-	pg_atomic_write_u32(&database->flusher_idle, 0);
+	pg_atomic_write_u32(&database->flusher_idle, PST_AWAKE);
 	ResetLatch(MyLatch);
 	check_interrupts();
 	if (ConfigReloadPending)
