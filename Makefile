@@ -75,6 +75,8 @@ OBJS = \
 	src/group.o \
 	src/xact.o \
 	src/worker.o \
+	src/serve.o \
+	src/flush.o \
 	src/status.o
 PG_CPPFLAGS = -DPROMPT_STATS_VERSION='"$(EXTVERSION)"'
 PGFILEDESC = "prompt_stats - counts views, copies and forks of prompts"
@@ -86,6 +88,7 @@ REGRESS = \
 	counting \
 	errors \
 	transactions \
+	durability \
 	privileges \
 	adopt \
 	migrate \
@@ -96,6 +99,7 @@ ISOLATION = \
 	array_insert_race \
 	insert_race \
 	read_replaced \
+	group_and_locks \
 	migrate_batches \
 	track_and_recount \
 	setup_locks

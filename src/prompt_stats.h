@@ -115,11 +115,13 @@ typedef enum PstOwnFold
 	PST_OWN_ALONE,				/* nobody else was counting: cheaper */
 	PST_OWN_WRITES,				/* the transaction has an XID */
 	PST_OWN_SERIALIZABLE,
-	PST_OWN_TABLE_LOCK,			/* it holds a lock that the flusher would wait for */
+	PST_OWN_TABLE_LOCK,			/* it holds a lock that the flusher would wait
+								 * for */
 	PST_OWN_PREPARE,
 	PST_OWN_NO_MEMORY,			/* no shared memory, or none left */
 	PST_OWN_NO_FLUSHER,			/* off, starting, or no worker slot left */
-	PST_OWN_TOO_LARGE,			/* for a group, or for the table of pending counts */
+	PST_OWN_TOO_LARGE,			/* for a group, or for the table of pending
+								 * counts */
 	PST_OWN_RETURNED			/* the flusher could not fold it */
 } PstOwnFold;
 

@@ -57,8 +57,10 @@ typedef struct PstSlot
 	int			kind;			/* PstIdKind of the deltas */
 	Oid			stats;			/* the table that the backend means */
 	int			sync_commit;	/* the backend's synchronous_commit */
-	int			orphan;			/* takes a fold back: how often yet to be tried */
-	TimestampTz since;			/* when it was queued; 0 until first carried over */
+	int			orphan;			/* takes a fold back: how often yet to be
+								 * tried */
+	TimestampTz since;			/* when it was queued; 0 until first carried
+								 * over */
 
 	/* Of the slot's backend alone */
 	dsa_pointer big;			/* the deltas, where they are not inline */
@@ -100,7 +102,8 @@ typedef struct PstEntry
 	int64		pending[PST_NCOUNTERS];
 	TimestampTz since;			/* of the oldest pending count */
 	TimestampTz flushed_at;
-	FullTransactionId dropped;	/* the newest flight that is forgotten, or invalid */
+	FullTransactionId dropped;	/* the newest flight that is forgotten, or
+								 * invalid */
 	int			nflights;		/* the oldest first */
 	PstFlight	flights[PST_FLIGHTS];
 } PstEntry;
@@ -125,7 +128,10 @@ typedef struct PstPartition
 	uint32		reserved;		/* the sum over its entries */
 	FullTransactionId evicted;	/* the newest flight that went with an entry */
 
-	/* The ledger, in counts: accepted = flushed + rejected + what the entries hold */
+	/*
+	 * The ledger, in counts: accepted = flushed + rejected + what the entries
+	 * hold
+	 */
 	int64		accepted;
 	int64		flushed;
 	int64		rejected;
@@ -160,7 +166,8 @@ typedef struct PstDatabase
 
 	/* The queue of waiting transactions */
 	pg_atomic_uint32 head;		/* the last that came */
-	pg_atomic_uint32 soloist;	/* whoever folds, another number each time; or 0 */
+	pg_atomic_uint32 soloist;	/* whoever folds, another number each time; or
+								 * 0 */
 
 	/* The flusher; READY changes to NO_FLUSHER under all partition locks */
 	pg_atomic_uint32 flusher;	/* PstFlusherState */
@@ -176,7 +183,8 @@ typedef struct PstDatabase
 	ConditionVariable flushed;
 
 	/* Statistics */
-	pg_atomic_uint64 own[PST_NOWN];	/* counts that callers folded, by PstOwnFold */
+	pg_atomic_uint64 own[PST_NOWN]; /* counts that callers folded, by
+									 * PstOwnFold */
 	pg_atomic_uint64 groups;
 	pg_atomic_uint64 grouped;	/* transactions */
 	pg_atomic_uint64 largest_group;
@@ -184,7 +192,7 @@ typedef struct PstDatabase
 
 	/* Under the lock of partition 0 */
 	TimestampTz rejected_at;
-	char		reason[PST_REASON_LEN];	/* of the last rejection */
+	char		reason[PST_REASON_LEN]; /* of the last rejection */
 
 	PstPartition partitions[PST_PARTITIONS];
 } PstDatabase;
@@ -197,7 +205,7 @@ typedef struct PstShared
 } PstShared;
 
 extern PstShared *pst_shared;
-extern dsa_area *pst_area;
+extern dsa_area * pst_area;
 
 /* ---- pending.c ---- */
 

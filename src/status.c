@@ -69,7 +69,7 @@ find_database(void)
 /* ---- prompt_stats_status ---- */
 
 static Datum
-count_of(pg_atomic_uint64 *counter)
+count_of(pg_atomic_uint64 * counter)
 {
 	return Int64GetDatum(pg_atomic_read_u64(counter));
 }
@@ -251,7 +251,8 @@ prompt_stats_flush(PG_FUNCTION_ARGS)
 
 	PreventCommandIfParallelMode("prompt_stats_flush()");
 	if (db == NULL)
-		PG_RETURN_VOID();		/* a standby, or no shared memory: nothing can be pending */
+		PG_RETURN_VOID();		/* a standby, or no shared memory: nothing can
+								 * be pending */
 	check_holds_nothing(db);
 	if (!pst_is_empty(db))
 		wait_for_flush(db, pg_atomic_add_fetch_u64(&db->flushes_wanted, 1));

@@ -220,7 +220,8 @@ fold_own(bool preparing)
 
 	get_collected(tables, &deltas);
 	own_counts = sum_of(&deltas);
-	XactReadOnly = false;		/* SET TRANSACTION READ ONLY came after the count */
+	XactReadOnly = false;		/* SET TRANSACTION READ ONLY came after the
+								 * count */
 	XactIsoLevel = isolation_of_fold();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	(void) pst_fold(tables, &deltas);

@@ -1,0 +1,44 @@
+/*
+ * flusher.h
+ *		What the files of the flusher share: worker.c runs it, serve.c folds for
+ *		transactions that wait, flush.c for those that went on.
+ */
+#ifndef PST_FLUSHER_H
+#define PST_FLUSHER_H
+
+#include "shared.h"
+
+/* Milliseconds */
+#define PST_RETRY_MIN_MS	1	/* for rows that were locked */
+#define PST_RETRY_MAX_MS	32
+#define PST_RETURN_MS		1000	/* who counts a row that stays locked gets
+									 * it back */
+
+/* worker.c */
+extern PstDatabase *pst_served;
+extern TimestampTz pst_last_fold;
+extern int	pst_error_code;
+extern char pst_error_text[PST_REASON_LEN];
+extern bool pst_run_transaction(void (*step) (void), int commit_level);
+extern void pst_fold_as_owner(const PstTables *tables, void (*fold) (const PstTables *));
+extern bool pst_may_complain(void);
+extern void pst_check_interrupts(void);
+extern void pst_sleep_until_woken(long timeout, uint32 soloist);
+
+/* serve.c */
+extern void pst_serve_init(void);
+extern void pst_serve_waiting(void);
+extern bool pst_holds_waiting(void);
+extern void pst_return_waiting(void);
+extern void pst_end_soloist(void);
+extern void pst_end_group_fold(bool committed);
+
+/* flush.c */
+extern void pst_flush_init(void);
+extern void pst_flush_pending(void);
+extern long pst_time_to_flush(TimestampTz last_flush);
+extern bool pst_is_flush_wanted(void);
+extern void pst_report_leftover(void);
+extern void pst_end_flights(bool committed);
+
+#endif							/* PST_FLUSHER_H */

@@ -1,0 +1,355 @@
+/*
+ * serve.c
+ *		The flusher folds for transactions that wait: the other side of group.c.
+ *
+ * It takes the whole queue, and folds it in one transaction.  What becomes of each unit
+ * is said in the transaction callbacks: FOLDED at commit, durable and visible; RETURNED
+ * at abort.  Units whose rows are locked are held for the next turn.
+ *
+ * It never waits long for anything: a lock on the table returns the group, locked
+ * rows are skipped, and lock_timeout ends what a trigger waits for.  So a backend
+ * that waits for it while holding such a lock is not stuck.
+ */
+#include "prompt_stats.h"
+
+#include "flusher.h"
+
+#include "access/xact.h"
+#include "storage/latch.h"
+#include "utils/memutils.h"
+
+#define SOLO_WAIT_MS		20
+
+/* Linked slots that are with us: QUEUED, or WITHDRAWN; room for all that there are */
+static uint32 *held = NULL;
+static int	nheld = 0;
+
+/* Those of them that we fold: TAKEN */
+typedef struct TakenUnits
+{
+	uint32	   *slots;
+	PstVerdict *verdicts;
+	int			len;
+	int			sync_commit;	/* the strongest that a unit asks for */
+	int64		counts;			/* in the units that are folded */
+	bool		folding;
+} TakenUnits;
+
+static TakenUnits taken;
+
+static bool holds_soloist = false;
+
+static PstSlot *
+slot_of(uint32 number)
+{
+	return &pst_shared->slots[number];
+}
+
+/* ---- telling outcomes ---- */
+
+/*
+ * A row that stays locked is for its callers to wait for, in the sight of the deadlock
+ * detector.
+ */
+static bool
+is_overdue(PstSlot *slot)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (slot->since == 0)
+		slot->since = now;
+	return slot->orphan == 0 && TimestampDifferenceExceeds(slot->since, now, PST_RETURN_MS);
+}
+
+/* Whoever waits is told of LATER too: it may have slept over a cancel meanwhile */
+static void
+tell_outcome(uint32 number, PstVerdict verdict)
+{
+	PstSlot    *slot = slot_of(number);
+
+	if (verdict == PST_VERDICT_LATER && !is_overdue(slot))
+	{
+		held[nheld++] = number;
+		pst_tell(number, PST_QUEUED);
+	}
+	else if (slot->orphan > 0)
+		pst_free_slot(slot);
+	else
+		pst_tell(number, verdict == PST_VERDICT_FOLDED ? PST_FOLDED : PST_RETURNED);
+}
+
+/* What takes a fold back is tried again */
+static PstVerdict
+verdict_of_abort(PstSlot *slot)
+{
+	return slot->orphan > 0 && --slot->orphan > 0 ? PST_VERDICT_LATER : PST_VERDICT_RETURNED;
+}
+
+/* In the ledger; must not fail */
+static void
+count_group(void)
+{
+	uint64		units = 0;
+
+	for (int i = 0; i < taken.len; i++)
+		units += taken.verdicts[i] == PST_VERDICT_FOLDED;
+	if (units == 0)
+		return;
+	pst_add_grouped(pst_served, taken.counts);
+	pg_atomic_fetch_add_u64(&pst_served->groups, 1);
+	pg_atomic_fetch_add_u64(&pst_served->grouped, units);
+	if (units > pg_atomic_read_u64(&pst_served->largest_group))
+		pg_atomic_write_u64(&pst_served->largest_group, units);
+}
+
+/* In the callbacks: must not fail */
+void
+pst_end_group_fold(bool committed)
+{
+	if (!taken.folding)
+		return;
+	taken.folding = false;
+	if (committed)
+		count_group();
+	for (int i = 0; i < taken.len; i++)
+	{
+		PstVerdict	verdict = committed ? taken.verdicts[i] : verdict_of_abort(slot_of(taken.slots[i]));
+
+		if (verdict == PST_VERDICT_FOLDED)
+			pst_last_fold = GetCurrentTransactionStopTimestamp();
+		tell_outcome(taken.slots[i], verdict);
+	}
+	taken.len = 0;
+}
+
+/* ---- the queue ---- */
+
+static void
+take_queue(void)
+{
+	uint32		number;
+
+	if (pg_atomic_read_u32(&pst_served->head) == PST_NONE)
+		return;
+	number = pg_atomic_exchange_u32(&pst_served->head, PST_NONE);
+	while (number != PST_NONE)
+	{
+		held[nheld++] = number;
+		number = slot_of(number)->next;
+	}
+}
+
+static bool
+take(PstSlot *slot)
+{
+	uint32		expected = PST_QUEUED;
+
+	return pg_atomic_compare_exchange_u32(&slot->state, &expected, PST_TAKEN);
+}
+
+/* Makes a group of what is held: of one orphan, or of all others */
+static void
+form_group(bool orphan)
+{
+	int			left = 0;
+
+	taken.len = 0;
+	taken.sync_commit = SYNCHRONOUS_COMMIT_OFF;
+	for (int i = 0; i < nheld; i++)
+	{
+		PstSlot    *slot = slot_of(held[i]);
+
+		if ((slot->orphan > 0) != orphan || (orphan && taken.len > 0))
+			held[left++] = held[i];
+		else if (!take(slot))
+			pst_free_slot(slot);	/* it was withdrawn */
+		else
+		{
+			taken.sync_commit = Max(taken.sync_commit, slot->sync_commit);
+			taken.slots[taken.len++] = held[i];
+		}
+	}
+	nheld = left;
+}
+
+/* ---- folding ---- */
+
+static bool
+is_of(const PstSlot *slot, const PstTables *tables)
+{
+	return slot->stats == tables->stats && slot->kind == (int) tables->id_kind;
+}
+
+static int64
+sum_of(const PstDeltas *deltas)
+{
+	int64		sum = 0;
+
+	for (int i = 0; i < deltas->len; i++)
+		for (int c = 0; c < PST_NCOUNTERS; c++)
+			sum += deltas->items[i].n[c];
+	return sum;
+}
+
+/* Units that mean another table, or another shape of it, go back to their backends */
+static void
+fold_group(const PstTables *tables)
+{
+	PstDeltas  *units = palloc0(taken.len * sizeof(PstDeltas));
+
+	for (int i = 0; i < taken.len; i++)
+	{
+		PstSlot    *slot = slot_of(taken.slots[i]);
+
+		taken.verdicts[i] = is_of(slot, tables) ? PST_VERDICT_FOLDED : PST_VERDICT_RETURNED;
+		if (taken.verdicts[i] == PST_VERDICT_RETURNED)
+			continue;
+		pst_init_deltas(&units[i], tables, slot->ndeltas);
+		pst_read_slot(slot, &units[i]);
+	}
+	pst_fold_units(tables, units, taken.verdicts, taken.len);
+
+	taken.counts = 0;
+	for (int i = 0; i < taken.len; i++)
+		if (taken.verdicts[i] == PST_VERDICT_FOLDED)
+			taken.counts += sum_of(&units[i]);
+}
+
+/*
+ * Where the table is gone or locked its backends get it back: who waits for the lock
+ * itself is in the sight of the deadlock detector.
+ */
+static void
+fold_group_or_return(void)
+{
+	PstSlot    *slot = slot_of(taken.slots[0]);
+	const PstTables *tables = pst_lock_stats_again(InvalidOid, slot->stats, false);
+	bool		again = tables == NULL && slot->orphan > 0;
+
+	if (tables != NULL && OidIsValid(tables->stats))
+	{
+		pst_fold_as_owner(tables, fold_group);
+		return;
+	}
+	for (int i = 0; i < taken.len; i++)
+		taken.verdicts[i] = again ? PST_VERDICT_LATER : PST_VERDICT_RETURNED;
+	CommitTransactionCommand();
+}
+
+static void
+fold_taken(void)
+{
+	taken.folding = true;
+	(void) pst_run_transaction(fold_group_or_return, taken.sync_commit);
+	taken.folding = false;
+}
+
+/* ---- taking turns with who folds alone ---- */
+
+static bool
+become_soloist(void)
+{
+	uint32		expected = 0;
+
+	holds_soloist = pg_atomic_compare_exchange_u32(&pst_served->soloist, &expected, 1);
+	return holds_soloist;
+}
+
+void
+pst_end_soloist(void)
+{
+	if (holds_soloist)
+		pg_atomic_write_u32(&pst_served->soloist, 0);
+	holds_soloist = false;
+}
+
+/*
+ * A soloist holds the hot row, most likely, but not for long.  One that is stuck is
+ * waited for only once: rows that it has locked are skipped.
+ */
+static void
+wait_for_soloist(void)
+{
+	static uint32 stuck = 0;
+	uint32		soloist = pg_atomic_read_u32(&pst_served->soloist);
+	TimestampTz began;
+
+	if (become_soloist() || soloist == stuck)
+		return;
+	began = GetCurrentTimestamp();
+	while (!become_soloist())
+	{
+		soloist = pg_atomic_read_u32(&pst_served->soloist);
+		if (TimestampDifferenceExceeds(began, GetCurrentTimestamp(), SOLO_WAIT_MS))
+		{
+			stuck = soloist;
+			break;
+		}
+		if (soloist != 0)
+			pst_sleep_until_woken(SOLO_WAIT_MS, soloist);
+	}
+	take_queue();
+}
+
+/* ---- serving ---- */
+
+static void
+fold_held(void)
+{
+	wait_for_soloist();
+	form_group(false);
+	if (taken.len > 0)
+		fold_taken();
+	form_group(true);
+	if (taken.len > 0)
+		fold_taken();
+	pst_end_soloist();
+	pst_check_interrupts();
+}
+
+/* Who waits is to fold its own; what takes back waits for another flusher */
+void
+pst_return_waiting(void)
+{
+	int			n;
+
+	take_queue();
+	n = nheld;
+	nheld = 0;
+	for (int i = 0; i < n; i++)
+	{
+		PstSlot    *slot = slot_of(held[i]);
+
+		if (slot->orphan > 0)
+			pst_push(pst_served, held[i]);
+		else if (take(slot))
+			pst_tell(held[i], PST_RETURNED);
+		else
+			pst_free_slot(slot);
+	}
+}
+
+void
+pst_serve_waiting(void)
+{
+	take_queue();
+	if (nheld > 0)
+		fold_held();
+}
+
+/* Some wait for rows that were locked */
+bool
+pst_holds_waiting(void)
+{
+	return nheld > 0;
+}
+
+void
+pst_serve_init(void)
+{
+	uint32		n = pst_shared->nslots;
+
+	held = MemoryContextAlloc(TopMemoryContext, n * sizeof(uint32));
+	taken.slots = MemoryContextAlloc(TopMemoryContext, n * sizeof(uint32));
+	taken.verdicts = MemoryContextAlloc(TopMemoryContext, n * sizeof(PstVerdict));
+}
