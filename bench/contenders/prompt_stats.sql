@@ -19,16 +19,7 @@ SELECT increment_prompt_views({ids});
 
 --@ settle
 -- What is acknowledged but still in memory belongs to the sum, and to the WAL.
-DO $$
-DECLARE
-	waiting boolean := to_regclass('prompt_stats_status') IS NOT NULL;
-BEGIN
-	FOR i IN 1..500 LOOP
-		EXIT WHEN NOT waiting;
-		EXECUTE 'SELECT pending > 0 FROM prompt_stats_status' INTO waiting;
-		PERFORM pg_sleep(0.02) WHERE waiting;
-	END LOOP;
-END $$;
+SELECT prompt_stats_flush();
 
 --@ total
 SELECT sum(view_count) FROM prompt_stats;

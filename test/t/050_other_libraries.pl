@@ -1,0 +1,147 @@
+# Other libraries beside ours: one of ours with another layout of shared memory,
+# installed under a running server [11], and one that fails commits after us [3].
+
+use strict;
+use warnings FATAL => 'all';
+
+use File::Copy qw(copy);
+use FindBin;
+use lib $FindBin::RealBin;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use PromptStats;
+use Test::More;
+
+my $top = "$FindBin::RealBin/../..";
+my $build = PostgreSQL::Test::Utils::tempdir();
+my $pg_config = $ENV{PG_CONFIG} // 'pg_config';
+chomp(my $pkglibdir = `$pg_config --pkglibdir`);
+
+my $node = PostgreSQL::Test::Cluster->new('main');
+$node->init;
+$node->append_conf('postgresql.conf', 'log_statement = none');
+$node->start;
+
+sub sql { return $node->safe_psql('postgres', $_[0]) }
+sub session { return PromptStats::Connection->new($node, 'test') // die 'no connection' }
+sub outcome { my ($result) = @_; return $result->{sqlstate} // $result->{outcome} }
+sub views { return sql("SELECT coalesce(sum(view_count), 0) FROM prompt_stats WHERE prompt_id = $_[0]") }
+
+sql(q(
+	CREATE TABLE prompts (id bigint PRIMARY KEY);
+	INSERT INTO prompts SELECT generate_series(1, 20);
+	CREATE EXTENSION prompt_stats;
+	INSERT INTO prompt_stats (prompt_id) SELECT id FROM prompts;
+));
+
+# ---- a library with another layout, while sessions and the flusher use the old one
+
+sub make
+{
+	my ($directory, @arguments) = @_;
+	local $ENV{MAKEFLAGS} = '';
+	system_or_bail('make', '-s', '-C', $directory, 'with_llvm=no', "PG_CONFIG=$pg_config", @arguments);
+	return;
+}
+
+# As "make install" does it: the old file stays with those that have it open
+sub install
+{
+	my ($from, $name) = @_;
+	copy($from, "$pkglibdir/$name.new") or die "could not copy $from: $!";
+	chmod 0755, "$pkglibdir/$name.new";
+	rename "$pkglibdir/$name.new", "$pkglibdir/$name" or die "could not rename: $!";
+	return;
+}
+
+my $tree = "$build/tree";
+mkdir $tree;
+system_or_bail('cp', '-r', map({ "$top/$_" } qw(Makefile prompt_stats.control sql src)), $tree);
+system_or_bail('find', $tree, '-name', '*.o', '-delete');
+make($tree, 'COPT=-DPST_LAYOUT=9999', 'prompt_stats.so');
+copy("$pkglibdir/prompt_stats.so", "$build/old.so") or die "could not keep the library: $!";
+
+my $old = session();
+my $asynchronous = session();
+$asynchronous->query("SET prompt_stats.durability = 'async'");
+foreach (1 .. 600)
+{
+	$asynchronous->query('SELECT increment_prompt_copies(1)');
+	last if sql('SELECT flusher FROM prompt_stats_status') eq 'ready';
+	Time::HiRes::usleep(50_000);
+}
+is(outcome($old->query('SELECT increment_prompt_views(1)')), 'ok', 'the old library counts');
+my $log = -s $node->logfile;
+install("$tree/prompt_stats.so", 'prompt_stats.so');
+
+is(outcome($asynchronous->query('SELECT increment_prompt_views(1)')), 'ok', 'it does so when another is installed');
+is(outcome($old->query('SELECT increment_prompt_views(1)')), 'ok', 'in every mode');
+my $new = session();
+is(outcome($new->query("SELECT increment_prompt_views(1); SET prompt_stats.durability = 'async'")), 'ok', 'the new library counts');
+is(outcome($new->query('SELECT increment_prompt_views(1)')), 'ok', 'in every mode as well');
+like(slurp_file($node->logfile, $log), qr/shared memory.*another version.*Restart the server/s, 'and says that a restart is due');
+
+my $file = "$PostgreSQL::Test::Utils::tmp_check/layouts.sql";
+append_to_file($file, "SELECT increment_prompt_views(1);\n");
+$node->command_ok([ 'pgbench', '-n', '-c', 16, '-j', 2, '-t', 50, '-f', $file, 'postgres' ], 'many sessions with the new library');
+is(outcome($asynchronous->query('SELECT increment_prompt_views(1)')), 'ok', 'the old session goes on');
+is(outcome($asynchronous->query('SELECT prompt_stats_flush()')), 'ok', 'and flushes');
+is(views(1), 806, 'both together: exact');
+$node->restart;
+$node->command_ok([ 'pgbench', '-n', '-c', 16, '-j', 2, '-t', 50, '-f', $file, 'postgres' ], 'after the restart');
+is(views(1), 1606, 'exact');
+is(sql("SELECT flusher FROM prompt_stats_status"), 'ready', 'the new library has its own memory');
+install("$build/old.so", 'prompt_stats.so');
+$node->restart;
+
+# ---- a library whose pre-commit hook fails, after ours has counted
+
+system_or_bail('cp', '-r', "$top/test/fail_commit", $build);
+make("$build/fail_commit", 'fail_commit.so');
+install("$build/fail_commit/fail_commit.so", 'fail_commit.so');
+
+# Hooks are called in the reverse order of their registration
+my $failing = session();
+is(outcome($failing->query("LOAD 'fail_commit'")), 'ok', 'loaded before ours');
+is(outcome($failing->query('SELECT increment_prompt_views(2, 0)')), 'ok', 'then ours');
+sub fail_to_count
+{
+	my ($mode, $id) = @_;
+	$failing->query("SET prompt_stats.durability = '$mode'");
+	is(outcome($failing->query("SET LOCAL fail_commit.now = on; SELECT increment_prompt_views($id, 100)")), '38000', "$mode: the commit fails");
+	return;
+}
+
+fail_to_count($_, 3) foreach qw(transaction group async);
+sql('SELECT prompt_stats_flush()');
+is(views(3), 0, 'alone: nothing is counted');
+is(sql('SELECT pending, accepted = flushed + pending + rejected FROM prompt_stats_status'), '0|t', 'nothing is pending');
+
+# In company: one that is stuck while it folds alone keeps the others together
+my $holder = session();
+my $stuck = session();
+$holder->query('BEGIN; SELECT FROM prompt_stats WHERE prompt_id = 20 FOR UPDATE');
+$stuck->send_bytes(pack('aNZ*', 'Q', length('SELECT increment_prompt_views(20)') + 5, 'SELECT increment_prompt_views(20)'));
+ok($node->poll_query_until('postgres', "SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"), 'one is stuck');
+my $companion = session();
+foreach (1 .. 600)
+{
+	$companion->query('SELECT increment_prompt_copies(4)');
+	last if sql('SELECT flusher FROM prompt_stats_status') eq 'ready';
+	Time::HiRes::usleep(50_000);
+}
+my $groups = sql('SELECT grouped_transactions FROM prompt_stats_status');
+fail_to_count('group', 5) for 1 .. 3;
+ok($node->poll_query_until('postgres', "SELECT grouped_transactions >= $groups + 6 FROM prompt_stats_status"),
+	'in company: each is folded, and taken back');
+is(views(5), 0, 'so nothing is counted');
+is(sql('SELECT pending, accepted = flushed + pending + rejected FROM prompt_stats_status'), '0|t', 'the ledger adds up');
+is(outcome($failing->query('SELECT increment_prompt_views(5, 7)')), 'ok', 'the session counts on');
+is(views(5), 7, 'exactly');
+$holder->query('COMMIT');
+is(outcome($stuck->read_result), 'ok', 'the one that was stuck goes on');
+
+unlink "$pkglibdir/fail_commit.so";
+$node->stop;
+unlike(slurp_file($node->logfile), qr/PANIC|TRAP:|terminated by signal/, 'nothing crashed');
+done_testing();
