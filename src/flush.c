@@ -164,8 +164,10 @@ print_key(const PstKey *key)
 static void
 reject(PstHold *hold)
 {
+	static TimestampTz complained = 0;
+
 	pst_reject(pst_served, hold, pst_error_text);
-	if (pst_may_complain())
+	if (pst_may_complain(&complained))
 		ereport(LOG,
 				(errcode(pst_error_code),
 				 errmsg("rejected counts of prompt %s: %s", print_key(&hold->key), pst_error_text),

@@ -236,11 +236,19 @@ fold_group_or_return(void)
 	CommitTransactionCommand();
 }
 
+/* Where it fails, each caller meets the error himself */
 static void
 fold_taken(void)
 {
+	static TimestampTz complained = 0;
+	int			len = taken.len;
+
 	taken.folding = true;
-	(void) pst_run_transaction(fold_group_or_return, taken.sync_commit);
+	if (!pst_run_transaction(fold_group_or_return, taken.sync_commit) &&
+		pst_may_complain(&complained))
+		ereport(LOG,
+				(errmsg("could not fold a group: %s", pst_error_text),
+				 errdetail("Each of its %d transactions folds its own counts.", len)));
 	taken.folding = false;
 }
 

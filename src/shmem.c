@@ -177,11 +177,13 @@ error_message(void)
 static void
 report_failure(void)
 {
+	const char *message = error_message();
+
 	LWLockReleaseAll();
 	pst_shared = NULL;
 	attach_failed = true;
 	ereport(LOG,
-			(errmsg("prompt_stats could not attach to shared memory: %s", error_message()),
+			(errmsg("prompt_stats could not attach to shared memory: %s", message),
 			 errdetail("This session folds its own counts."),
 			 errhint("Restart the server.")));
 	FlushErrorState();

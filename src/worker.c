@@ -119,20 +119,19 @@ reset_settings(void)
 	XactDeferrable = false;
 }
 
-/* The log must not fill up with what fails again and again */
+/* The log must not fill up with what fails again and again; "last" is of the caller */
 bool
-pst_may_complain(void)
+pst_may_complain(TimestampTz * last)
 {
-	static TimestampTz last = 0;
 	TimestampTz now = GetCurrentTimestamp();
 
-	if (!TimestampDifferenceExceeds(last, now, COMPLAIN_MS))
+	if (!TimestampDifferenceExceeds(*last, now, COMPLAIN_MS))
 		return false;
-	last = now;
+	*last = now;
 	return true;
 }
 
-/* In the handler of an error; callers in a group will meet it themselves */
+/* In the handler of an error */
 static void
 keep_error(void)
 {
@@ -142,8 +141,6 @@ keep_error(void)
 	pst_error_code = error->sqlerrcode;
 	strlcpy(pst_error_text, error->message, sizeof(pst_error_text));
 	FreeErrorData(error);
-	if (pst_may_complain())
-		EmitErrorReport();
 	FlushErrorState();
 	MemoryContextSwitchTo(caller);
 }

@@ -251,9 +251,12 @@ is($missed, 0, 'a session sees what it has counted, once');
 set_interval('1ms');
 wait_for_flusher();
 my $slow = session();
-my $query = q(SELECT (SELECT view_count FROM get_prompt_stats(602)) FROM pg_sleep(1) OFFSET 0);
+$locker->query('SELECT pg_advisory_lock(5)');
+my $query = q(SELECT (SELECT view_count FROM get_prompt_stats(602)) FROM (SELECT pg_advisory_lock(5) OFFSET 0) AS waited);
 $slow->send_bytes(pack('aNZ*', 'Q', length($query) + 5, $query));
+ok($node->poll_query_until('postgres', "SELECT count(*) = 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"), 'a statement waits');
 $session->query('SELECT increment_prompt_views(602)'), usleep(5_000) foreach 1 .. 100;
+$locker->query('SELECT pg_advisory_unlock(5)');
 is($slow->read_result->{rows}[0][0], 100, 'an old snapshot: all of it, as of now');
 
 # ---- DDL under load
