@@ -76,7 +76,7 @@ pst_my_procno(void)
 }
 
 static inline bool
-pst_lock_held_by_me(const LOCKTAG * tag, LOCKMODE mode)
+pst_lock_held_by_me(const LOCKTAG *tag, LOCKMODE mode)
 {
 #if PG_VERSION_NUM >= 170000
 	return LockHeldByMe(tag, mode, false);

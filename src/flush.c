@@ -28,7 +28,6 @@ static bool skips_locked;		/* rows that somebody has locked */
 static int *odd = NULL;
 static int	nodd;
 
-static uint32 cycle = 0;
 static bool left_over = false;	/* by the last cycle */
 static MemoryContext cycle_context = NULL;
 
@@ -218,11 +217,11 @@ pst_flush_pending(void)
 	int			n;
 
 	MemoryContextReset(cycle_context);
-	cycle++;
+	pst_served->cycle++;
 	left_over = false;
 	pg_atomic_write_u32(&pst_served->crowded, 0);
 	pg_memory_barrier();
-	while ((n = pst_gather(pst_served, cycle, holds, MAX_HOLDS)) > 0)
+	while ((n = pst_gather(pst_served, pst_served->cycle, holds, MAX_HOLDS)) > 0)
 	{
 		nodd = 0;
 		if (fold_range(0, n, true))
@@ -265,7 +264,7 @@ pst_time_to_flush(TimestampTz last_flush)
 void
 pst_report_leftover(void)
 {
-	int			n = pst_gather(pst_served, ++cycle, holds, MAX_HOLDS);
+	int			n = pst_gather(pst_served, ++pst_served->cycle, holds, MAX_HOLDS);
 
 	for (int i = 0; i < n; i++)
 		ereport(LOG,

@@ -21,7 +21,7 @@ extern int	pst_error_code;
 extern char pst_error_text[PST_REASON_LEN];
 extern bool pst_run_transaction(void (*step) (void), int commit_level);
 extern void pst_fold_as_owner(const PstTables *tables, void (*fold) (const PstTables *));
-extern bool pst_may_complain(TimestampTz * last);
+extern bool pst_may_complain(TimestampTz *last);
 extern void pst_check_interrupts(void);
 extern void pst_sleep_until_woken(long timeout, uint32 soloist);
 

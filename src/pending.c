@@ -493,7 +493,7 @@ evict_entries(PstPartition *partition, PstEntries *memory, TimestampTz now)
 
 /* XIDs are compared by their lower half, so what is long past is forgotten */
 static void
-forget_old_xid(FullTransactionId * xid, FullTransactionId next)
+forget_old_xid(FullTransactionId *xid, FullTransactionId next)
 {
 	if (U64FromFullTransactionId(*xid) + (MaxTransactionId / 4) < U64FromFullTransactionId(next))
 		*xid = InvalidFullTransactionId;

@@ -222,9 +222,9 @@ extern uint64 pst_fold(const PstTables *tables, PstDeltas *deltas);
 /* tally.c */
 typedef struct PstTally PstTally;
 
-extern PstTally * pst_create_tally(const PstTables *tables);
-extern DestReceiver * pst_tally_receiver(PstTally * tally);
-extern int64 pst_finish_tally(PstTally * tally, PstDeltas *deltas, ItemPointer last);
+extern PstTally *pst_create_tally(const PstTables *tables);
+extern DestReceiver *pst_tally_receiver(PstTally *tally);
+extern int64 pst_finish_tally(PstTally *tally, PstDeltas *deltas, ItemPointer last);
 
 /* functions.c */
 extern void pst_count_one(Oid function, Datum id, PstIdKind kind, PstCounter counter, int64 n);

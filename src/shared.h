@@ -174,6 +174,8 @@ typedef struct PstDatabase
 	pg_atomic_uint32 flusher_proc;	/* its number in ProcGlobal->allProcs */
 	pg_atomic_uint32 flusher_idle;	/* PstFlusherSleep */
 	pg_atomic_uint64 started_at;	/* when one was last started */
+	uint32		cycle;			/* of the flusher alone: entries are marked
+								 * with it */
 	pg_atomic_uint32 crowded;	/* 1: a partition fills up, flush now */
 	pg_atomic_uint32 stats;		/* the table that was counted in last */
 

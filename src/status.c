@@ -69,7 +69,7 @@ find_database(void)
 /* ---- prompt_stats_status ---- */
 
 static Datum
-count_of(pg_atomic_uint64 * counter)
+count_of(pg_atomic_uint64 *counter)
 {
 	return Int64GetDatum(pg_atomic_read_u64(counter));
 }

@@ -314,7 +314,7 @@ is_suspect_function(Oid function, void *context)
 }
 
 static bool
-calls_suspect_function(Node * node, void *context)
+calls_suspect_function(Node *node, void *context)
 {
 	if (node == NULL)
 		return false;

@@ -40,7 +40,7 @@ is_kind(Datum event_type, const char *kind)
 }
 
 static void
-add_fixed(PstTally * tally, Datum id, int views, int copies)
+add_fixed(PstTally *tally, Datum id, int views, int copies)
 {
 	char		key[UUID_LEN] = {0};
 	int64		number;
@@ -61,7 +61,7 @@ add_fixed(PstTally * tally, Datum id, int views, int copies)
 }
 
 static void
-add_text(PstTally * tally, Datum id, int views, int copies)
+add_text(PstTally *tally, Datum id, int views, int copies)
 {
 	MemoryContext caller = MemoryContextSwitchTo(tally->context);
 
@@ -73,7 +73,7 @@ add_text(PstTally * tally, Datum id, int views, int copies)
 
 /* A row (prompt_id, event_type, ctid) */
 static bool
-receive_row(TupleTableSlot * slot, DestReceiver * self)
+receive_row(TupleTableSlot *slot, DestReceiver *self)
 {
 	PstTally   *tally = (PstTally *) self;
 	bool		no_id;
@@ -96,12 +96,12 @@ receive_row(TupleTableSlot * slot, DestReceiver * self)
 }
 
 static void
-start_nothing(DestReceiver * self, int operation, TupleDesc desc)
+start_nothing(DestReceiver *self, int operation, TupleDesc desc)
 {
 }
 
 static void
-do_nothing(DestReceiver * self)
+do_nothing(DestReceiver *self)
 {
 }
 
@@ -130,14 +130,14 @@ pst_create_tally(const PstTables *tables)
 }
 
 DestReceiver *
-pst_tally_receiver(PstTally * tally)
+pst_tally_receiver(PstTally *tally)
 {
 	return &tally->receiver;
 }
 
 /* The number of rows, their sums, merged, and if asked for and any, the last one */
 int64
-pst_finish_tally(PstTally * tally, PstDeltas *deltas, ItemPointer last)
+pst_finish_tally(PstTally *tally, PstDeltas *deltas, ItemPointer last)
 {
 	HASH_SEQ_STATUS scan;
 	TallyEntry *entry;

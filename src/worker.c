@@ -19,9 +19,8 @@
  *
  * SIGTERM, which a shutdown sends, too, makes it flush what is pending before it goes.
  *
- * It never waits long for anything: a lock on the table returns the group, locked
- * rows are skipped, and lock_timeout ends what a trigger waits for.  So a backend
- * that waits for it while holding such a lock is not stuck.
+ * There are never two in a database: PstDatabase.flusher goes from STARTING to READY by
+ * compare-and-exchange, and only who made it READY makes it anything else.
  */
 #include "prompt_stats.h"
 
@@ -65,7 +64,8 @@ char		pst_error_text[PST_REASON_LEN];
 
 static int	sync_commit = SYNCHRONOUS_COMMIT_ON;	/* of the transaction that
 													 * runs */
-static bool is_ready = false;
+static bool is_ready = false;	/* we are the flusher */
+static bool has_retired = false;	/* we were */
 static volatile sig_atomic_t is_terminated = false;
 
 /* ---- a transaction ---- */
@@ -121,7 +121,7 @@ reset_settings(void)
 
 /* The log must not fill up with what fails again and again; "last" is of the caller */
 bool
-pst_may_complain(TimestampTz * last)
+pst_may_complain(TimestampTz *last)
 {
 	TimestampTz now = GetCurrentTimestamp();
 
@@ -146,8 +146,8 @@ keep_error(void)
 }
 
 /*
- * One transaction, which "step" ends.  False where it failed; then error_data() is what
- * it failed with.
+ * One transaction, which "step" ends.  False where it failed; pst_error_code and
+ * pst_error_text say why.
  */
 bool
 pst_run_transaction(void (*step) (void), int commit_level)
@@ -233,6 +233,17 @@ pst_sleep_until_woken(long timeout, uint32 soloist)
 	}
 }
 
+/* Under the locks of all partitions: from now on there may be another */
+static void
+cease(void)
+{
+	is_ready = false;
+	has_retired = true;
+	pg_atomic_write_u64(&pst_served->started_at, 0);
+	pg_atomic_write_u32(&pst_served->flusher_proc, PST_NONE);
+	pg_atomic_write_u32(&pst_served->flusher, PST_NO_FLUSHER);
+}
+
 /* True where nobody can hand over anything any more, and nothing is left */
 static bool
 retire(void)
@@ -242,7 +253,7 @@ retire(void)
 	pst_lock_partitions(pst_served, LW_EXCLUSIVE);
 	empty = pst_is_empty(pst_served);
 	if (empty)
-		pg_atomic_write_u32(&pst_served->flusher, PST_NO_FLUSHER);
+		cease();
 	pst_unlock_partitions(pst_served);
 	return empty;
 }
@@ -317,35 +328,33 @@ flush_and_leave(void)
 
 /* ---- beginning and end ---- */
 
-/* One that lived for a while may be followed at once */
+/* However we end, we are not the flusher any more; nor does one seem to start */
 static void
 resign(void)
 {
 	uint32		starting = PST_FLUSHER_STARTING;
 
-	if (!is_ready)
+	if (is_ready)
 	{
-		(void) pg_atomic_compare_exchange_u32(&pst_served->flusher, &starting, PST_NO_FLUSHER);
-		return;
+		pst_lock_partitions(pst_served, LW_EXCLUSIVE);
+		cease();
+		pst_unlock_partitions(pst_served);
 	}
-	pg_atomic_write_u32(&pst_served->flusher_proc, PST_NONE);
-	pst_lock_partitions(pst_served, LW_EXCLUSIVE);
-	pg_atomic_write_u32(&pst_served->flusher, PST_NO_FLUSHER);
-	pst_unlock_partitions(pst_served);
-	pg_atomic_write_u64(&pst_served->started_at, 0);
+	else if (!has_retired)
+		(void) pg_atomic_compare_exchange_u32(&pst_served->flusher, &starting, PST_NO_FLUSHER);
 }
 
 /*
- * However it ends, nobody waits for a flusher that is gone, and what is pending finds
- * another.  Registered before the server's own callback that aborts the transaction,
- * hence called after it.
+ * Nobody waits for a flusher that is gone, and what is pending finds another.
+ * Registered before the server's own callback that aborts the transaction, hence
+ * called after it.
  */
 static void
 leave(int code, Datum arg)
 {
 	resign();
 	pst_end_soloist();
-	if (!is_ready)
+	if (!has_retired)
 		return;
 	pst_return_waiting();
 	ConditionVariableBroadcast(&pst_served->flushed);
@@ -420,7 +429,7 @@ prompt_stats_flusher_main(Datum arg)
 	if (announce())
 	{
 		serve();
-		if (pg_atomic_read_u32(&pst_served->flusher) == PST_FLUSHER_READY)
+		if (is_ready)
 			flush_and_leave();
 	}
 	proc_exit(0);
