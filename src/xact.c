@@ -23,6 +23,9 @@
 #include "utils/snapmgr.h"
 #include "utils/timeout.h"
 
+/* So many calls are merged before more memory is taken */
+#define MERGE_AT 8192
+
 typedef struct Collected
 {
 	int			level;			/* of the subtransaction that counted */
@@ -31,10 +34,12 @@ typedef struct Collected
 	PstDelta	delta;
 } Collected;
 
-/* In TopTransactionContext; reset with it */
+/* With its ids in a child of TopTransactionContext, and gone with it */
+static MemoryContext collect_context = NULL;
 static Collected *collected = NULL;
 static int	ncollected = 0;
 static int	size_collected = 0;
+static Oid	collected_collation = InvalidOid;
 static Oid	collected_schema = InvalidOid;	/* of the extension */
 static Oid	collected_stats = InvalidOid;	/* the table */
 static PstDatabase *database = NULL;
@@ -49,25 +54,101 @@ static bool ending = false;
 static void
 forget_collected(void)
 {
+	collect_context = NULL;
 	collected = NULL;
 	ncollected = 0;
 	size_collected = 0;
 }
 
 static void
+create_collected(int size)
+{
+	collect_context = AllocSetContextCreate(TopTransactionContext, "prompt_stats counts",
+											ALLOCSET_SMALL_SIZES);
+	collected = MemoryContextAllocHuge(collect_context, size * sizeof(Collected));
+	size_collected = size;
+}
+
+/* The strongest of the calls from "first" on */
+static PstDurability
+strongest_durability(int first)
+{
+	PstDurability strongest = PST_DURABILITY_ASYNC;
+
+	for (int i = first; i < ncollected; i++)
+		strongest = Max(strongest, collected[i].durability);
+	return strongest;
+}
+
+/* Sorts and sums those of one level, from "first" on; false where they don't mix */
+static bool
+sum_collected(int first, PstDeltas *deltas)
+{
+	deltas->kind = collected[first].kind;
+	deltas->collation = collected_collation;
+	deltas->len = deltas->size = ncollected - first;
+	deltas->items = palloc_extended(deltas->size * sizeof(PstDelta), MCXT_ALLOC_HUGE);
+	for (int i = 0; i < deltas->len; i++)
+	{
+		if (collected[first + i].kind != deltas->kind)
+			return false;
+		deltas->items[i] = collected[first + i].delta;
+	}
+	pst_sort_deltas(deltas);
+	return true;
+}
+
+/*
+ * A transaction may call millions of times for the same prompts: those of its innermost
+ * level become one for each prompt, in memory of their own.
+ */
+static void
+merge_collected(void)
+{
+	MemoryContext old_context = collect_context;
+	Collected  *old = collected;
+	int			level = old[ncollected - 1].level;
+	int			first = ncollected;
+	PstDurability durability;
+	PstDeltas	deltas;
+
+	while (first > 0 && old[first - 1].level == level)
+		first--;
+	durability = strongest_durability(first);
+	if (!sum_collected(first, &deltas))
+		return;
+
+	create_collected(size_collected);
+	MemoryContextSwitchTo(collect_context);
+	ncollected = first + deltas.len;
+	for (int i = 0; i < ncollected; i++)
+	{
+		if (i < first)
+			collected[i] = old[i];
+		else
+		{
+			collected[i] = old[first];
+			collected[i].durability = durability;
+			collected[i].delta = deltas.items[i - first];
+		}
+		collected[i].delta.id = pst_copy_id(collected[i].delta.id, collected[i].kind);
+	}
+	MemoryContextDelete(old_context);
+}
+
+static void
 make_room(void)
 {
 	if (collected == NULL)
-	{
-		size_collected = 8;
-		collected = MemoryContextAlloc(TopTransactionContext,
-									   size_collected * sizeof(Collected));
-	}
-	else if (ncollected == size_collected)
-	{
-		size_collected *= 2;
-		collected = repalloc_huge(collected, size_collected * sizeof(Collected));
-	}
+		create_collected(8);
+	if (ncollected < size_collected)
+		return;
+	if (size_collected >= MERGE_AT)
+		merge_collected();
+	if (ncollected <= size_collected / 2)
+		return;
+	size_collected *= 2;
+	collected = repalloc_huge(collected, size_collected * sizeof(Collected));
 }
 
 /*
@@ -107,10 +188,11 @@ pst_collect(const PstTables *tables, const PstDeltas *deltas)
 		another_table_error(tables);
 	collected_schema = tables->schema;
 	collected_stats = tables->stats;
-	MemoryContextSwitchTo(TopTransactionContext);
+	collected_collation = tables->id_collation;
 	for (int i = 0; i < deltas->len; i++)
 	{
 		make_room();
+		MemoryContextSwitchTo(collect_context);
 		collected[ncollected].level = level;
 		collected[ncollected].durability = pst_durability;
 		collected[ncollected].kind = deltas->kind;
@@ -151,17 +233,6 @@ pst_holds_conflicting_lock(Oid table)
 		if (pst_lock_held_by_me(&tag, mode))
 			return true;
 	return false;
-}
-
-/* Mixed, the strongest holds */
-static PstDurability
-strongest_durability(void)
-{
-	PstDurability strongest = PST_DURABILITY_ASYNC;
-
-	for (int i = 0; i < ncollected; i++)
-		strongest = Max(strongest, collected[i].durability);
-	return strongest;
 }
 
 /* May others fold for us at all?  Else says why not. */
@@ -262,7 +333,7 @@ hand_over(bool preparing, PstOwnFold *why)
 	get_collected(tables, &deltas);
 	if (deltas.len == 0)
 		return true;
-	return strongest_durability() == PST_DURABILITY_ASYNC ?
+	return strongest_durability(0) == PST_DURABILITY_ASYNC ?
 		pst_reserve(database, tables, &deltas, why) :
 		fold_in_group(tables, &deltas, why);
 }

@@ -13,6 +13,6 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE AS
 $$ SELECT 1 + (prompts / 10 * ln(1 + 1::float8 / n) / ln(prompts::float8))::integer $$;
 
 -- As PostgREST's callers: no rights but what everybody has.
-DO $$ BEGIN CREATE ROLE anon; EXCEPTION WHEN duplicate_object THEN NULL; END $$;
+DO $$ BEGIN CREATE ROLE anon; EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$;
 ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO PUBLIC;
 ALTER DEFAULT PRIVILEGES GRANT ALL ON SEQUENCES TO PUBLIC;

@@ -84,6 +84,17 @@ BEGIN
 END $$;
 CALL many();
 TABLE counted;
+-- very many calls take no more memory than prompts, also beside a savepoint
+BEGIN;
+SELECT count(increment_prompt_views(1 + i % 3)) FROM generate_series(1::bigint, 30000) AS i;
+SAVEPOINT s;
+SELECT count(increment_prompt_views(4 + i % 3)) FROM generate_series(1::bigint, 60000) AS i;
+ROLLBACK TO s;
+SELECT count(increment_prompt_views(7 + i % 3)) FROM generate_series(1::bigint, 60000) AS i;
+SELECT sum(total_bytes) < 4 * 1024 * 1024 AS small FROM pg_backend_memory_contexts WHERE name = 'prompt_stats counts';
+COMMIT;
+TABLE counted;
+UPDATE prompt_stats SET view_count = 1;
 -- the table is gone by then
 BEGIN;
 SELECT increment_prompt_views(1);
