@@ -65,7 +65,8 @@ def settings_in_force():
         SELECT name || ' = ' || current_setting(name) FROM pg_settings
         WHERE name IN ('fsync', 'synchronous_commit', 'full_page_writes', 'wal_level', 'wal_sync_method')
             OR name LIKE 'autovacuum%'
-            OR source IN ('configuration file', 'command line') AND name NOT LIKE 'lc\\_%'
+            OR source IN ('configuration file', 'command line')
+                AND name NOT LIKE 'lc\\_%' AND name <> 'unix_socket_directories'
         ORDER BY name""")
 
 

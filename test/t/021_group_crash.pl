@@ -74,6 +74,7 @@ sub start_again
 	foreach (1 .. 1800)
 	{
 		return if $node->start(fail_ok => 1);
+		$node->{_pid} = undef;    # it has read the file that the dead one left
 		Time::HiRes::usleep(100_000);
 	}
 	die 'the server does not start';
