@@ -35,7 +35,7 @@ FULL = Plan(
 
 QUICK = Plan(
     minutes=2,
-    prompts=100_000,
+    prompts=50_000,
     runs=[
         Runs("hot", "hot", (1, 16), 1, 1),
         Runs("zipf", "zipf", (16,), 1, 1),
