@@ -3,7 +3,9 @@
  *		The only way into table prompt_stats.
  *
  * pst_fold() adds a set of deltas to the counters, as the owner of the table,
- * inside the transaction it is called in.
+ * inside the transaction it is called in.  pst_fold_units() does so for the flusher,
+ * with many transactions' deltas: it waits for no row, inserts none, and says of each
+ * transaction what became of it.
  *
  * A delta of one prompt is one UPDATE of its row.  A larger set, or a prompt
  * without a row, first inserts the rows that are missing, then locks the others,

@@ -3,8 +3,9 @@
  *		Shared types, and the prototypes of each C file.
  *
  * Words: a "delta" is what is to be added to the counters of one prompt; to
- * "fold" is to add deltas to table prompt_stats.  pst_fold() is the only way
- * into that table.
+ * "fold" is to add deltas to table prompt_stats.  fold.c is the only way into that
+ * table.  A "unit" is the deltas of one transaction, a "group" those that are folded
+ * together; to "flush" is to fold what transactions have left in memory.
  */
 #ifndef PROMPT_STATS_H
 #define PROMPT_STATS_H
