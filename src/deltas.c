@@ -63,13 +63,38 @@ add_up(PstDelta *sum, const PstDelta *delta, PstIdKind kind)
 					 errhint("Count fewer at once.")));
 }
 
-static bool
-is_zero(const PstDelta *delta)
+bool
+pst_is_zero(const int64 *n)
 {
-	for (int c = 0; c < PST_NCOUNTERS; c++)
-		if (delta->n[c] != 0)
-			return false;
-	return true;
+	return n[PST_VIEWS] == 0 && n[PST_COPIES] == 0 && n[PST_FORKS] == 0;
+}
+
+/* Of all counters of a prompt */
+int64
+pst_total(const int64 *n)
+{
+	return n[PST_VIEWS] + n[PST_COPIES] + n[PST_FORKS];
+}
+
+/* Of all counters of all prompts */
+int64
+pst_total_of(const PstDeltas *deltas)
+{
+	int64		total = 0;
+
+	for (int i = 0; i < deltas->len; i++)
+		total += pst_total(deltas->items[i].n);
+	return total;
+}
+
+ArrayType *
+pst_ids_of(const PstDeltas *deltas)
+{
+	Datum	   *ids = palloc(Max(deltas->len, 1) * sizeof(Datum));
+
+	for (int i = 0; i < deltas->len; i++)
+		ids[i] = deltas->items[i].id;
+	return pst_id_array(ids, deltas->len, deltas->kind);
 }
 
 /* Sorted by id, one delta a prompt */
@@ -99,7 +124,7 @@ pst_merge_deltas(PstDeltas *deltas)
 
 	pst_sort_deltas(deltas);
 	for (int i = 0; i < deltas->len; i++)
-		if (!is_zero(&deltas->items[i]))
+		if (!pst_is_zero(deltas->items[i].n))
 			deltas->items[len++] = deltas->items[i];
 	deltas->len = len;
 }

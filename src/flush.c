@@ -31,7 +31,7 @@ static int	nodd;
 static bool left_over = false;	/* by the last cycle */
 static MemoryContext cycle_context = NULL;
 
-/* The same for flights */
+/* In the callbacks, as pst_end_group_fold(): must not fail */
 void
 pst_end_flights(bool committed)
 {
@@ -260,19 +260,28 @@ pst_time_to_flush(TimestampTz last_flush)
 	return Max(interval - passed, 0);
 }
 
-/* Rows that stay locked can't be flushed: at a shutdown, nothing is lost without a word */
+static void
+report(const PstHold *hold)
+{
+	const int64 *n = hold->entry->pending;
+
+	ereport(LOG,
+			(errmsg("could not flush counts of prompt %s: its row or table stays locked",
+					print_key(&hold->key)),
+			 errdetail(INT64_FORMAT " views, " INT64_FORMAT " copies, " INT64_FORMAT " forks.",
+					   n[PST_VIEWS], n[PST_COPIES], n[PST_FORKS])));
+}
+
+/* At a shutdown it is lost, but not without a word */
 void
 pst_report_leftover(void)
 {
-	int			n = pst_gather(pst_served, ++pst_served->cycle, holds, MAX_HOLDS);
+	int			n;
 
-	for (int i = 0; i < n; i++)
-		ereport(LOG,
-				(errmsg("could not flush counts of prompt %s: its row stays locked",
-						print_key(&holds[i].key)),
-				 errdetail(INT64_FORMAT " views, " INT64_FORMAT " copies, " INT64_FORMAT " forks.",
-						   holds[i].entry->pending[PST_VIEWS], holds[i].entry->pending[PST_COPIES],
-						   holds[i].entry->pending[PST_FORKS])));
+	pst_served->cycle++;
+	while ((n = pst_gather(pst_served, pst_served->cycle, holds, MAX_HOLDS)) > 0)
+		for (int i = 0; i < n; i++)
+			report(&holds[i]);
 }
 
 void

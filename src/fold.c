@@ -251,23 +251,13 @@ touched_counters(const PstDeltas *deltas)
 	return mask;
 }
 
-static Datum
-ids_of(const PstDeltas *deltas)
-{
-	Datum	   *ids = palloc(deltas->len * sizeof(Datum));
-
-	for (int i = 0; i < deltas->len; i++)
-		ids[i] = deltas->items[i].id;
-	return PointerGetDatum(pst_id_array(ids, deltas->len, deltas->kind));
-}
-
 /* As the four arrays that DELTA_ROWS unnests */
 static void
 make_delta_arrays(const PstDeltas *deltas, Datum *arrays)
 {
 	Datum	   *numbers = palloc(deltas->len * sizeof(Datum));
 
-	arrays[0] = ids_of(deltas);
+	arrays[0] = PointerGetDatum(pst_ids_of(deltas));
 	for (int c = 0; c < PST_NCOUNTERS; c++)
 	{
 		for (int i = 0; i < deltas->len; i++)
@@ -317,14 +307,10 @@ check_deltas_fit(const PstTables *tables, const PstDeltas *deltas)
 static void
 check_counters_fit(const PstTables *tables, const PstDeltas *deltas)
 {
-	Oid			type = get_array_type(pst_id_type(tables->id_kind));
-	Datum		ids = ids_of(deltas);
+	Datum		arrays[1 + PST_NCOUNTERS];
 
-	(void) pst_run_sql(psprintf("SELECT s.prompt_id::pg_catalog.%s, s.view_count::pg_catalog.int8,"
-								" s.copy_count::pg_catalog.int8, s.fork_count::pg_catalog.int8"
-								" FROM ONLY %s AS s WHERE s.prompt_id OPERATOR(pg_catalog.=) ANY ($1)",
-								pst_type_name(tables->id_kind), tables->stats_name),
-					   1, &type, &ids);
+	make_delta_arrays(deltas, arrays);
+	(void) pst_run_plan(get_plan(&look_plan, tables, build_look), arrays, NULL, false);
 	for (uint64 row = 0; row < SPI_processed; row++)
 	{
 		HeapTuple	tuple = SPI_tuptable->vals[row];

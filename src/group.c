@@ -241,12 +241,6 @@ withdraw(PstSlot *slot)
 
 /* ---- waiting ---- */
 
-static bool
-is_ready(PstDatabase *db)
-{
-	return pg_atomic_read_u32(&db->flusher) == PST_FLUSHER_READY;
-}
-
 /* Returns the final state: FOLDED, RETURNED, or WITHDRAWN */
 static uint32
 wait_for_outcome(PstDatabase *db, PstSlot *slot)
@@ -257,7 +251,7 @@ wait_for_outcome(PstDatabase *db, PstSlot *slot)
 
 		if (state == PST_FOLDED || state == PST_RETURNED)
 			return state;
-		if (state == PST_QUEUED && (InterruptPending || !is_ready(db)) && withdraw(slot))
+		if (state == PST_QUEUED && (InterruptPending || !pst_is_flusher_ready(db)) && withdraw(slot))
 			return PST_WITHDRAWN;
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_EXIT_ON_PM_DEATH, 0, pst_wait_event());
 		ResetLatch(MyLatch);
@@ -319,9 +313,9 @@ pst_join_group(PstDatabase *db, const PstTables *tables, const PstDeltas *deltas
 	PstSlot    *slot = my_slot();
 
 	*why = PST_OWN_NO_FLUSHER;
-	if (!is_ready(db))
+	if (!pst_is_flusher_ready(db))
 	{
-		(void) pst_start_flusher(db);
+		pst_start_flusher(db);
 		return false;
 	}
 	*why = PST_OWN_TOO_LARGE;

@@ -254,16 +254,6 @@ save_state(Migration *migration, int64 rows, const PstDeltas *deltas)
 
 /* ---- one batch ---- */
 
-static ArrayType *
-ids_of(const PstDeltas *deltas)
-{
-	Datum	   *ids = palloc(Max(deltas->len, 1) * sizeof(Datum));
-
-	for (int i = 0; i < deltas->len; i++)
-		ids[i] = deltas->items[i].id;
-	return pst_id_array(ids, deltas->len, deltas->kind);
-}
-
 /* The limit-th row after the position; false where there is none */
 static bool
 find_last(Migration *migration, int32 limit, Range *range)
@@ -380,7 +370,7 @@ static PstDeltas
 read_counters(const PstTables *tables, const PstDeltas *deltas)
 {
 	Oid			type = get_array_type(pst_id_type(deltas->kind));
-	Datum		ids = PointerGetDatum(ids_of(deltas));
+	Datum		ids = PointerGetDatum(pst_ids_of(deltas));
 	PstDeltas	rows;
 	bool		isnull;
 

@@ -90,12 +90,6 @@ memory_of(PstPartition *partition)
 		dsa_get_address(pst_area, partition->memory) : NULL;
 }
 
-static int64
-total(const int64 *n)
-{
-	return n[PST_VIEWS] + n[PST_COPIES] + n[PST_FORKS];
-}
-
 static void
 add(int64 *to, const int64 *n)
 {
@@ -103,10 +97,11 @@ add(int64 *to, const int64 *n)
 		to[c] += n[c];
 }
 
+/* Then it is flushed at once, and what it does not need goes */
 static bool
-is_zero(const int64 *n)
+is_crowded(const PstEntries *memory)
 {
-	return n[PST_VIEWS] == 0 && n[PST_COPIES] == 0 && n[PST_FORKS] == 0;
+	return memory->used > memory->size / 2;
 }
 
 static void
@@ -239,12 +234,6 @@ remove_entry(PstEntries *memory, PstEntry *entry)
 
 /* ---- counting: reserve at pre-commit, add at COMMIT ---- */
 
-static bool
-is_ready(PstDatabase *db)
-{
-	return pg_atomic_read_u32(&db->flusher) == PST_FLUSHER_READY;
-}
-
 /* Under the lock of the partition; NULL where it can't take the delta */
 static PstEntry *
 reserve_entry(PstDatabase *db, PstPartition *partition, const PstKey *key, uint32 hash)
@@ -252,14 +241,14 @@ reserve_entry(PstDatabase *db, PstPartition *partition, const PstKey *key, uint3
 	PstEntries *memory = memory_of(partition);
 	PstEntry   *entry;
 
-	if (memory == NULL || !is_ready(db))
+	if (memory == NULL || !pst_is_flusher_ready(db))
 		return NULL;
 	entry = find_entry(memory, key, hash);
 	if (entry == NULL)
 		entry = insert_entry(partition, memory, key, hash);
-	if (memory->used > memory->size / 2)
+	if (is_crowded(memory))
 		pg_atomic_write_u32(&db->crowded, 1);
-	if (entry == NULL || total(entry->pending) > MAX_SUM)
+	if (entry == NULL || pst_total(entry->pending) > MAX_SUM)
 		return NULL;
 	entry->reserved++;
 	partition->reserved++;
@@ -315,10 +304,10 @@ pst_reserve(PstDatabase *db, const PstTables *tables, const PstDeltas *deltas,
 	*why = PST_OWN_TOO_LARGE;
 	if (deltas->len > MAX_RESERVED)
 		return false;
-	if (!is_ready(db))
+	if (!pst_is_flusher_ready(db))
 	{
 		*why = PST_OWN_NO_FLUSHER;
-		(void) pst_start_flusher(db);
+		pst_start_flusher(db);
 		return false;
 	}
 	ensure_reserved(deltas->len);
@@ -349,10 +338,10 @@ pst_end_reserved(bool publish)
 		hold->partition->reserved--;
 		if (publish)
 		{
-			if (is_zero(hold->entry->pending))
+			if (pst_is_zero(hold->entry->pending))
 				hold->entry->since = GetCurrentTransactionStopTimestamp();
 			add(hold->entry->pending, hold->n);
-			hold->partition->accepted += total(hold->n);
+			hold->partition->accepted += pst_total(hold->n);
 		}
 		LWLockRelease(&hold->partition->lock);
 	}
@@ -371,7 +360,7 @@ gather_from(PstPartition *partition, uint32 cycle, PstHold *holds, int n, int ma
 	{
 		PstEntry   *entry = &entries_of(memory)[i];
 
-		if (!OidIsValid(entry->key.stats) || entry->cycle == cycle || is_zero(entry->pending) ||
+		if (!OidIsValid(entry->key.stats) || entry->cycle == cycle || pst_is_zero(entry->pending) ||
 			(n > 0 && entry->key.stats != holds[0].key.stats))
 			continue;
 		entry->cycle = cycle;
@@ -432,7 +421,7 @@ pst_land(PstHold *hold, TimestampTz now)
 	LWLockAcquire(&hold->partition->lock, LW_EXCLUSIVE);
 	hold->entry->in_air = hold->in_air = false;
 	hold->entry->flushed_at = now;
-	hold->partition->flushed += total(hold->n);
+	hold->partition->flushed += pst_total(hold->n);
 	LWLockRelease(&hold->partition->lock);
 }
 
@@ -455,7 +444,7 @@ pst_reject(PstDatabase *db, PstHold *hold, const char *reason)
 	LWLockAcquire(&hold->partition->lock, LW_EXCLUSIVE);
 	for (int c = 0; c < PST_NCOUNTERS; c++)
 		hold->entry->pending[c] -= hold->n[c];
-	hold->partition->rejected += total(hold->n);
+	hold->partition->rejected += pst_total(hold->n);
 	LWLockRelease(&hold->partition->lock);
 
 	LWLockAcquire(&db->partitions[0].lock, LW_EXCLUSIVE);
@@ -474,15 +463,15 @@ later_xid(FullTransactionId a, FullTransactionId b)
 static void
 evict_entries(PstPartition *partition, PstEntries *memory, TimestampTz now)
 {
-	bool		is_crowded = memory->used > memory->size / 4 * 3;
+	bool		all = is_crowded(memory);
 
 	for (uint32 i = 0; i < memory->high; i++)
 	{
 		PstEntry   *entry = &entries_of(memory)[i];
 
 		if (!OidIsValid(entry->key.stats) || entry->reserved > 0 || entry->in_air ||
-			!is_zero(entry->pending) ||
-			(!is_crowded && !TimestampDifferenceExceeds(entry->flushed_at, now, KEEP_MS)))
+			!pst_is_zero(entry->pending) ||
+			(!all && !TimestampDifferenceExceeds(entry->flushed_at, now, KEEP_MS)))
 			continue;
 		partition->evicted = later_xid(partition->evicted, entry->dropped);
 		if (entry->nflights > 0)
@@ -621,12 +610,12 @@ add_entries(PstEntries *memory, PstLedger *ledger)
 	for (uint32 i = 0; i < memory->high; i++)
 	{
 		PstEntry   *entry = &entries_of(memory)[i];
-		int64		n = total(entry->pending);
+		int64		n = pst_total(entry->pending);
 
 		if (!OidIsValid(entry->key.stats))
 			continue;
 		if (entry->in_air)
-			n += total(entry->flights[entry->nflights - 1].n);
+			n += pst_total(entry->flights[entry->nflights - 1].n);
 		ledger->pending += n;
 		if (n > 0 && (ledger->oldest == 0 || entry->since < ledger->oldest))
 			ledger->oldest = entry->since;
@@ -717,7 +706,7 @@ copy_entries(PstDatabase *db, Oid stats, PstEntry *copies, uint32 max)
 		{
 			PstEntry   *entry = &entries_of(memory)[i];
 
-			if (entry->key.stats != stats || (entry->nflights == 0 && is_zero(entry->pending)))
+			if (entry->key.stats != stats || (entry->nflights == 0 && pst_is_zero(entry->pending)))
 				continue;
 			if (n < max)
 				copies[n] = *entry;

@@ -161,7 +161,7 @@ extern void pst_free_slot(struct PstSlot *slot);
 extern void pst_tell(uint32 number, int outcome);
 
 /* worker.c */
-extern bool pst_start_flusher(struct PstDatabase *db);
+extern void pst_start_flusher(struct PstDatabase *db);
 
 /* tables.c */
 extern void PstTablesInit(void);
@@ -189,6 +189,10 @@ extern ArrayType *pst_id_array(const Datum *ids, int len, PstIdKind kind);
 extern void pst_deconstruct_ids(ArrayType *ids, PstIdKind kind, Datum **elements, bool **nulls, int *len);
 
 /* deltas.c */
+extern bool pst_is_zero(const int64 *n);
+extern int64 pst_total(const int64 *n);
+extern int64 pst_total_of(const PstDeltas *deltas);
+extern ArrayType *pst_ids_of(const PstDeltas *deltas);
 extern void pst_init_deltas(PstDeltas *deltas, const PstTables *tables, int size);
 extern PstDelta *pst_add_delta(PstDeltas *deltas, Datum id, PstCounter counter, int64 n);
 extern void pst_append_delta(PstDeltas *deltas, const PstDelta *delta);

@@ -13,7 +13,6 @@
 
 #include "access/htup_details.h"
 #include "access/xact.h"
-#include "access/xlog.h"
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
@@ -45,14 +44,13 @@ static PstPlan get_one_row_plan;
 /* ---- what is pending ---- */
 
 /*
- * NULL where nothing is to be added: on a standby, and for the snapshot of a whole
- * transaction, which is to see the same as long as it lasts.
+ * NULL where nothing is to be added, also for the snapshot of a whole transaction,
+ * which is to see the same as long as it lasts.
  */
 static PstDatabase *
 find_database(void)
 {
-	return RecoveryInProgress() || IsolationUsesXactSnapshot() || !pst_attach() ?
-		NULL : pst_find_database();
+	return IsolationUsesXactSnapshot() ? NULL : pst_find_database();
 }
 
 /*
@@ -80,14 +78,9 @@ renew_snapshot(void)
 static void
 add_pending(const int64 *n, Datum *counts)
 {
-	int64		sum = 0;
-
 	for (int c = 0; c < PST_NCOUNTERS; c++)
-	{
 		counts[c] = Int64GetDatum(DatumGetInt64(counts[c]) + n[c]);
-		sum += n[c];
-	}
-	counts[PENDING_COLUMN] = Int64GetDatum(sum);
+	counts[PENDING_COLUMN] = Int64GetDatum(pst_total(n));
 }
 
 static void
@@ -137,7 +130,7 @@ put_rowless(const PstDeltas *pending, ReturnSetInfo *rsinfo)
 		Datum		values[LIVE_COLUMNS];
 		bool		nulls[LIVE_COLUMNS] = {0};
 
-		if (delta->n[PST_VIEWS] == 0 && delta->n[PST_COPIES] == 0 && delta->n[PST_FORKS] == 0)
+		if (pst_is_zero(delta->n))
 			continue;
 		make_zero_row(&values[1], &nulls[1]);
 		values[0] = CStringGetTextDatum(pst_print_id(delta->id, pending->kind));

@@ -37,6 +37,9 @@ typedef struct TakenUnits
 
 static TakenUnits taken;
 
+/* What takes a fold back could not, and is tried no more */
+static bool gave_up = false;
+
 static bool holds_soloist = false;
 
 static PstSlot *
@@ -73,16 +76,22 @@ tell_outcome(uint32 number, PstVerdict verdict)
 		pst_tell(number, PST_QUEUED);
 	}
 	else if (slot->orphan > 0)
+	{
+		gave_up |= verdict != PST_VERDICT_FOLDED;
 		pst_free_slot(slot);
+	}
 	else
 		pst_tell(number, verdict == PST_VERDICT_FOLDED ? PST_FOLDED : PST_RETURNED);
 }
 
-/* What takes a fold back is tried again */
+/* What takes a fold back is tried again, down to its last try */
 static PstVerdict
 verdict_of_abort(PstSlot *slot)
 {
-	return slot->orphan > 0 && --slot->orphan > 0 ? PST_VERDICT_LATER : PST_VERDICT_RETURNED;
+	if (slot->orphan <= 1)
+		return PST_VERDICT_RETURNED;
+	slot->orphan--;
+	return PST_VERDICT_LATER;
 }
 
 /* In the ledger; must not fail */
@@ -180,17 +189,6 @@ is_of(const PstSlot *slot, const PstTables *tables)
 	return slot->stats == tables->stats && slot->kind == (int) tables->id_kind;
 }
 
-static int64
-sum_of(const PstDeltas *deltas)
-{
-	int64		sum = 0;
-
-	for (int i = 0; i < deltas->len; i++)
-		for (int c = 0; c < PST_NCOUNTERS; c++)
-			sum += deltas->items[i].n[c];
-	return sum;
-}
-
 /* Units that mean another table, or another shape of it, go back to their backends */
 static void
 fold_group(const PstTables *tables)
@@ -212,7 +210,7 @@ fold_group(const PstTables *tables)
 	taken.counts = 0;
 	for (int i = 0; i < taken.len; i++)
 		if (taken.verdicts[i] == PST_VERDICT_FOLDED)
-			taken.counts += sum_of(&units[i]);
+			taken.counts += pst_total_of(&units[i]);
 }
 
 /*
@@ -236,20 +234,26 @@ fold_group_or_return(void)
 	CommitTransactionCommand();
 }
 
-/* Where it fails, each caller meets the error himself */
+/* Where it fails, each caller meets the error himself; what takes back has none */
 static void
 fold_taken(void)
 {
 	static TimestampTz complained = 0;
 	int			len = taken.len;
+	bool		ok;
 
+	gave_up = false;
 	taken.folding = true;
-	if (!pst_run_transaction(fold_group_or_return, taken.sync_commit) &&
-		pst_may_complain(&complained))
+	ok = pst_run_transaction(fold_group_or_return, taken.sync_commit);
+	taken.folding = false;
+	if (gave_up)
+		ereport(LOG,
+				(errmsg("could not take back the counts of a transaction that failed after they were folded"),
+				 errdetail("%s.", ok ? "A row or the table is gone" : pst_error_text)));
+	else if (!ok && pst_may_complain(&complained))
 		ereport(LOG,
 				(errmsg("could not fold a group: %s", pst_error_text),
 				 errdetail("Each of its %d transactions folds its own counts.", len)));
-	taken.folding = false;
 }
 
 /* ---- taking turns with who folds alone ---- */

@@ -209,6 +209,13 @@ typedef struct PstShared
 extern PstShared *pst_shared;
 extern dsa_area * pst_area;
 
+
+static inline bool
+pst_is_flusher_ready(PstDatabase *db)
+{
+	return pg_atomic_read_u32(&db->flusher) == PST_FLUSHER_READY;
+}
+
 /* ---- pending.c ---- */
 
 /* An entry that a transaction has reserved, or that the flusher folds */

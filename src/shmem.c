@@ -18,6 +18,7 @@
 
 #include "shared.h"
 
+#include "access/xlog.h"
 #include "miscadmin.h"
 #include "storage/lwlock.h"
 #include "storage/proc.h"
@@ -266,7 +267,10 @@ pst_entry_of(Oid oid)
 	return NULL;
 }
 
-/* The entry of our database; NULL where all are in use */
+/*
+ * The entry of our database; NULL where there is no shared memory or no entry to be
+ * had, and on a standby, where nobody counts.
+ */
 PstDatabase *
 pst_find_database(void)
 {
@@ -274,8 +278,11 @@ pst_find_database(void)
 	PstDatabase *spare;
 	Oid			oid;
 
-	if (mine == NULL)
-		mine = pst_entry_of(MyDatabaseId);
+	if (mine != NULL)
+		return mine;
+	if (RecoveryInProgress() || !pst_attach())
+		return NULL;
+	mine = pst_entry_of(MyDatabaseId);
 	if (mine != NULL)
 		return mine;
 

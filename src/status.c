@@ -8,7 +8,6 @@
 
 #include "access/htup_details.h"
 #include "access/xact.h"
-#include "access/xlog.h"
 #include "catalog/pg_authid.h"
 #include "funcapi.h"
 #include "miscadmin.h"
@@ -59,12 +58,6 @@ static const char *const own_fold_reasons[PST_NOWN] = {
 	[PST_OWN_TOO_LARGE] = "too_large",
 	[PST_OWN_RETURNED] = "returned",
 };
-
-static PstDatabase *
-find_database(void)
-{
-	return !RecoveryInProgress() && pst_attach() ? pst_find_database() : NULL;
-}
 
 /* ---- prompt_stats_status ---- */
 
@@ -172,7 +165,7 @@ put_flusher(PstDatabase *db, Datum *values, bool *nulls)
 Datum
 prompt_stats_status_row(PG_FUNCTION_ARGS)
 {
-	PstDatabase *db = find_database();
+	PstDatabase *db = pst_find_database();
 	Datum		values[STATUS_COLUMNS] = {0};
 	bool		nulls[STATUS_COLUMNS] = {0};
 	TupleDesc	desc;
@@ -214,26 +207,15 @@ check_holds_nothing(PstDatabase *db)
 				 errhint("Call it in a transaction of its own.")));
 }
 
-/* One that died may have left something */
-static void
-need_flusher(PstDatabase *db)
-{
-	if (pg_atomic_read_u32(&db->flusher) != PST_NO_FLUSHER || pst_start_flusher(db))
-		return;
-	if (!pst_use_flusher)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("there is no flusher"),
-				 errhint("Set prompt_stats.flusher to on.")));
-}
-
+/* A flusher that died may have left something for another */
 static void
 wait_for_flush(PstDatabase *db, uint64 ticket)
 {
 	ConditionVariablePrepareToSleep(&db->flushed);
 	while (pg_atomic_read_u64(&db->flushes_done) < ticket && !pst_is_empty(db))
 	{
-		need_flusher(db);
+		if (pg_atomic_read_u32(&db->flusher) == PST_NO_FLUSHER)
+			pst_start_flusher(db);
 		pst_wake_flusher(db);
 		(void) ConditionVariableTimedSleep(&db->flushed, WAIT_MS, pst_wait_event());
 	}
@@ -247,7 +229,7 @@ wait_for_flush(PstDatabase *db, uint64 ticket)
 Datum
 prompt_stats_flush(PG_FUNCTION_ARGS)
 {
-	PstDatabase *db = find_database();
+	PstDatabase *db = pst_find_database();
 
 	PreventCommandIfParallelMode("prompt_stats_flush()");
 	if (db == NULL)

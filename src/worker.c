@@ -359,7 +359,7 @@ leave(int code, Datum arg)
 	pst_return_waiting();
 	ConditionVariableBroadcast(&pst_served->flushed);
 	if (!pst_is_empty(pst_served))
-		(void) pst_start_flusher(pst_served);
+		pst_start_flusher(pst_served);
 }
 
 /* What could hurt a group; nothing that a role or database sets may change it */
@@ -450,15 +450,15 @@ may_start(PstDatabase *db)
 	return none == PST_NO_FLUSHER || none == PST_FLUSHER_STARTING;
 }
 
-/* By who needs one; this does not wait for the start.  False where none is on its way. */
-bool
+/* By who needs one; this does not wait for the start, which may come to nothing */
+void
 pst_start_flusher(PstDatabase *db)
 {
 	BackgroundWorker worker = {0};
 	uint32		starting = PST_FLUSHER_STARTING;
 
 	if (!may_start(db))
-		return pg_atomic_read_u32(&db->flusher) != PST_NO_FLUSHER;
+		return;
 	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
 	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
 	worker.bgw_restart_time = BGW_NEVER_RESTART;
@@ -467,8 +467,6 @@ pst_start_flusher(PstDatabase *db)
 	snprintf(worker.bgw_name, sizeof(worker.bgw_name), "prompt_stats flusher");
 	snprintf(worker.bgw_type, sizeof(worker.bgw_type), "prompt_stats flusher");
 	worker.bgw_main_arg = ObjectIdGetDatum(db->oid);
-	if (RegisterDynamicBackgroundWorker(&worker, NULL))
-		return true;
-	(void) pg_atomic_compare_exchange_u32(&db->flusher, &starting, PST_NO_FLUSHER);
-	return false;
+	if (!RegisterDynamicBackgroundWorker(&worker, NULL))
+		(void) pg_atomic_compare_exchange_u32(&db->flusher, &starting, PST_NO_FLUSHER);
 }

@@ -182,8 +182,7 @@ pst_collect(const PstTables *tables, const PstDeltas *deltas)
 	MemoryContext caller = CurrentMemoryContext;
 	int			level = GetCurrentTransactionNestLevel();
 
-	if (database == NULL && pst_attach())
-		database = pst_find_database();
+	database = pst_find_database();
 	if (ncollected > 0 && collected_stats != tables->stats)
 		another_table_error(tables);
 	collected_schema = tables->schema;
@@ -266,17 +265,6 @@ isolation_of_fold(void)
 		XactIsoLevel : XACT_READ_COMMITTED;
 }
 
-static int64
-sum_of(const PstDeltas *deltas)
-{
-	int64		sum = 0;
-
-	for (int i = 0; i < deltas->len; i++)
-		for (int c = 0; c < PST_NCOUNTERS; c++)
-			sum += deltas->items[i].n[c];
-	return sum;
-}
-
 /*
  * Folds inside the transaction that is committing.  The triggers that this queues
  * would be forgotten, as the server has fired all deferred ones already.
@@ -290,7 +278,7 @@ fold_own(bool preparing)
 	PstDeltas	deltas;
 
 	get_collected(tables, &deltas);
-	own_counts = sum_of(&deltas);
+	own_counts = pst_total_of(&deltas);
 	XactReadOnly = false;		/* SET TRANSACTION READ ONLY came after the
 								 * count */
 	XactIsoLevel = isolation_of_fold();
@@ -306,14 +294,14 @@ fold_own(bool preparing)
 
 /* Alone a backend folds its own, which is cheaper; in company the flusher does it */
 static bool
-fold_in_group(const PstTables *tables, const PstDeltas *deltas, PstOwnFold *why)
+may_join_group(const PstTables *tables, PstOwnFold *why)
 {
 	if (pst_holds_conflicting_lock(tables->stats))
 		*why = PST_OWN_TABLE_LOCK;
 	else if (pst_begin_solo(database))
 		*why = PST_OWN_ALONE;
 	else
-		return pst_join_group(database, tables, deltas, why);
+		return true;
 	return false;
 }
 
@@ -321,6 +309,7 @@ fold_in_group(const PstTables *tables, const PstDeltas *deltas, PstOwnFold *why)
 static bool
 hand_over(bool preparing, PstOwnFold *why)
 {
+	bool		is_async = strongest_durability(0) == PST_DURABILITY_ASYNC;
 	const PstTables *tables;
 	PstDeltas	deltas;
 
@@ -330,12 +319,13 @@ hand_over(bool preparing, PstOwnFold *why)
 	*why = PST_OWN_RETURNED;
 	if (tables == NULL)
 		return false;			/* which tells what happened to it */
+	if (!is_async && !may_join_group(tables, why))
+		return false;
 	get_collected(tables, &deltas);
 	if (deltas.len == 0)
 		return true;
-	return strongest_durability(0) == PST_DURABILITY_ASYNC ?
-		pst_reserve(database, tables, &deltas, why) :
-		fold_in_group(tables, &deltas, why);
+	return is_async ? pst_reserve(database, tables, &deltas, why) :
+		pst_join_group(database, tables, &deltas, why);
 }
 
 /* The server has ended its own before it commits (postgres.c: finish_xact_command) */

@@ -13,7 +13,7 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use PromptStats;
 use Test::More;
-use Time::HiRes ();
+use Time::HiRes qw(usleep);
 
 my $MAX = 9223372036854775807;
 
@@ -70,6 +70,18 @@ sub wait_for_waiters
 		WHERE wait_event IN ('Extension', 'PromptStatsGroup') AND backend_type = 'client backend'"),
 		$what);
 	return;
+}
+
+# One that was ended or had nothing to do is started by who counts
+sub wait_for_flusher
+{
+	foreach my $turn (1 .. 1800)
+	{
+		sql('SELECT increment_prompt_copies(999)');
+		return ok(1, 'the flusher is ready') if sql('SELECT flusher FROM prompt_stats_status') eq 'ready';
+		usleep(100_000);
+	}
+	return ok(0, 'the flusher is ready');
 }
 
 my $FLUSHERS = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'prompt_stats flusher'";
@@ -139,9 +151,14 @@ my $locker = session();
 $locker->query('BEGIN; SELECT FROM prompt_stats WHERE prompt_id = 4 FOR UPDATE');
 my $waiter = session();
 my $canceled = session();
+my $terminated = session();
 send_query($waiter, 'SELECT increment_prompt_views(4)');
 send_query($canceled, 'SELECT increment_prompt_views(4, 100)');
 wait_for_waiters(2, 'who counts a locked row waits');
+send_query($terminated, 'SELECT increment_prompt_views(4, 10000)');
+ok($node->poll_query_until('postgres', q(SELECT count(*) = 1 FROM (SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+	WHERE query LIKE '%(4, 10000)%' AND wait_event IN ('Extension', 'PromptStatsGroup')) AS t)), 'one of them is terminated');
+is(outcome($terminated->read_result), '57P01', 'termination ends it');
 
 my $other = session();
 is(outcome($other->query('SELECT increment_prompt_views(5)')), 'ok', 'others do not wait');
@@ -164,6 +181,19 @@ is(outcome($canceled->query('SELECT increment_prompt_views(6)')), 'ok', 'the ses
 $locker->query('COMMIT');
 is(outcome($waiter->read_result), 'ok', 'the row is free, the waiter goes on');
 is(views(4), 1, 'counted are only those that succeeded');
+
+# Who waits for whom is seen by the server: a row's owner who waits for one that waits
+$locker->query('BEGIN; SELECT FROM prompt_stats WHERE prompt_id = 22 FOR UPDATE');
+$waiter->query('SELECT pg_advisory_lock(22)');
+send_query($waiter, 'SELECT increment_prompt_views(22)');
+wait_for_waiters(1, 'one waits in a group');
+send_query($locker, 'SELECT pg_advisory_lock(22)');
+my $ended = outcome($waiter->read_result);
+$waiter->query('SELECT pg_advisory_unlock(22)');
+is(join(' ', sort $ended, outcome($locker->read_result)), '40P01 ok', 'a deadlock through a group is found');
+$locker->query('ROLLBACK');
+$locker->query('SELECT pg_advisory_unlock_all()');
+is(views(22), $ended eq 'ok' ? 1 : 0, 'and counted is what succeeded');
 
 # ---- a table that somebody has locked
 
@@ -314,10 +344,34 @@ is(outcome($waiter->read_result), 'ok', 'and succeeds');
 is(views(18), 1, 'counted once');
 
 # A waiter that holds what the group waits for does not stand still
+wait_for_flusher();
 $waiter->query('BEGIN; SELECT pg_advisory_lock(1), increment_prompt_views(18)');
 is(outcome($waiter->query('COMMIT')), 'ok', 'no deadlock with a lock that the waiter holds');
 is(views(18), 2, 'counted');
 ddl('DROP FUNCTION stall() CASCADE');
+
+# A trigger that takes long: a cancel is too late by then, and in the end it is cancelled itself
+ddl(q(
+	CREATE SEQUENCE turns;
+	ALTER SEQUENCE turns OWNER TO shop;
+	CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql AS $$
+	BEGIN
+		PERFORM pg_sleep(CASE WHEN NEW.prompt_id = 24 THEN 1 WHEN nextval('public.turns') = 1 THEN 600 ELSE 0 END);
+		RETURN NEW;
+	END $$;
+	CREATE TRIGGER dawdle BEFORE UPDATE ON prompt_stats FOR EACH ROW WHEN (NEW.prompt_id IN (24, 25)) EXECUTE FUNCTION dawdle();
+));
+wait_for_flusher();
+send_query($waiter, 'SELECT increment_prompt_views(24)');
+ok($node->poll_query_until('postgres', q(SELECT count(*) = 1 FROM pg_stat_activity
+	WHERE backend_type = 'prompt_stats flusher' AND wait_event = 'PgSleep')), 'the group is taken');
+sql(q(SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE query LIKE '%(24)%' AND backend_type = 'client backend'
+	AND pid <> pg_backend_pid()));
+is(outcome($waiter->read_result), 'ok', 'a cancel comes too late for it');
+is(views(24), 1, 'counted once');
+is(outcome($waiter->query('SELECT increment_prompt_views(25)')), 'ok', 'a trigger of ten minutes is cancelled in the flusher');
+is(views(25), 1, 'and its caller folds its own');
+ddl('DROP FUNCTION dawdle() CASCADE');
 
 # ---- the switch, and no worker to be had
 
@@ -337,7 +391,7 @@ for (1 .. 1800)
 {
 	$again->query('SELECT increment_prompt_views(21)');
 	last if $back = sql($FLUSHERS);
-	Time::HiRes::usleep(100_000);
+	usleep(100_000);
 }
 ok($back, 'on: it is back');
 get_unstuck();

@@ -10,7 +10,7 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use PromptStats;
 use Test::More;
-use Time::HiRes ();
+use Time::HiRes qw(usleep);
 
 my $CLIENTS = 64;
 my $ROUNDS = $ENV{CRASH_ROUNDS} || 4;    # of each kind
@@ -63,7 +63,7 @@ sub pid_of
 			AND pid <> pg_backend_pid() AND (backend_type <> 'client backend' OR application_name LIKE 'client %')
 			ORDER BY random() LIMIT 1") } // '';
 		return $pid if $pid ne '';
-		Time::HiRes::usleep(10_000);
+		usleep(10_000);
 	}
 	die "no $type";
 }
@@ -75,7 +75,7 @@ sub start_again
 	{
 		return if $node->start(fail_ok => 1);
 		$node->{_pid} = undef;    # it has read the file that the dead one left
-		Time::HiRes::usleep(100_000);
+		usleep(100_000);
 	}
 	die 'the server does not start';
 }

@@ -366,6 +366,21 @@ foreach my $way ('fast', 'smart')
 	wait_for_flusher();
 }
 
+# A row that stays locked to the end
+set_interval('10ms');
+wait_for_flusher();
+sql(q(INSERT INTO prompt_stats (prompt_id) VALUES (3000); BEGIN; SELECT FROM prompt_stats WHERE prompt_id = 3000 FOR UPDATE; PREPARE TRANSACTION 'keeps'));
+sql('SELECT increment_prompt_views(3000, 7), increment_prompt_views(2999)');
+$log = -s $node->logfile;
+$node->stop('fast');
+like(slurp_file($node->logfile, $log), qr/could not flush counts of prompt 3000: .*\n.*7 views/, 'a locked row: what is lost is in the log');
+$node->start;
+sql(q(COMMIT PREPARED 'keeps'));
+is(views(3000) . ' ' . views(2999), '0 1', 'all others are flushed');
+set_interval('200ms');
+wait_for_flusher();
+%before = counted();
+
 my $standby = PostgreSQL::Test::Cluster->new('standby');
 $node->backup('backup');
 $standby->init_from_backup($node, 'backup', has_streaming => 1);

@@ -11,6 +11,7 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use PromptStats;
 use Test::More;
+use Time::HiRes qw(usleep);
 
 my $top = "$FindBin::RealBin/../..";
 my $build = PostgreSQL::Test::Utils::tempdir();
@@ -68,7 +69,7 @@ foreach (1 .. 600)
 {
 	$asynchronous->query('SELECT increment_prompt_copies(1)');
 	last if sql('SELECT flusher FROM prompt_stats_status') eq 'ready';
-	Time::HiRes::usleep(50_000);
+	usleep(50_000);
 }
 is(outcome($old->query('SELECT increment_prompt_views(1)')), 'ok', 'the old library counts');
 my $log = -s $node->logfile;
@@ -117,6 +118,13 @@ sql('SELECT prompt_stats_flush()');
 is(views(3), 0, 'alone: nothing is counted');
 is(sql('SELECT pending, accepted = flushed + pending + rejected FROM prompt_stats_status'), '0|t', 'nothing is pending');
 
+# Nobody is there to get the error of a trigger that lets no count be taken back
+sql(q(
+	CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'counters only grow'; END $$;
+	CREATE TRIGGER keep BEFORE UPDATE ON prompt_stats FOR EACH ROW
+		WHEN (NEW.prompt_id = 6 AND NEW.view_count < OLD.view_count) EXECUTE FUNCTION keep();
+));
+
 # In company: one that is stuck while it folds alone keeps the others together
 my $holder = session();
 my $stuck = session();
@@ -128,7 +136,7 @@ foreach (1 .. 600)
 {
 	$companion->query('SELECT increment_prompt_copies(4)');
 	last if sql('SELECT flusher FROM prompt_stats_status') eq 'ready';
-	Time::HiRes::usleep(50_000);
+	usleep(50_000);
 }
 my $groups = sql('SELECT grouped_transactions FROM prompt_stats_status');
 fail_to_count('group', 5) for 1 .. 3;
@@ -138,6 +146,16 @@ is(views(5), 0, 'so nothing is counted');
 is(sql('SELECT pending, accepted = flushed + pending + rejected FROM prompt_stats_status'), '0|t', 'the ledger adds up');
 is(outcome($failing->query('SELECT increment_prompt_views(5, 7)')), 'ok', 'the session counts on');
 is(views(5), 7, 'exactly');
+$log = -s $node->logfile;
+fail_to_count('group', 6);
+my $found = 0;
+for (my $turn = 0; $turn < 1800 && !$found; $turn++)
+{
+	usleep(100_000) if $turn;
+	$found = slurp_file($node->logfile, $log) =~ /could not take back the counts .*\n.*counters only grow/;
+}
+ok($found, 'a count that could not be taken back is told in the log');
+is(views(6), 100, 'and stays');
 $holder->query('COMMIT');
 is(outcome($stuck->read_result), 'ok', 'the one that was stuck goes on');
 
