@@ -2,7 +2,8 @@
  * flush.c
  *		The flusher folds for transactions that went on: the other side of pending.c.
  *
- * In cycles, each once over all that is pending, some prompts in a transaction.  Rows
+ * In cycles, each once over all that is pending, some prompts in a transaction: in
+ * haste, with one UPDATE, or where that fails with care.  Rows
  * that somebody has locked are skipped, and left for the next cycle.  Rows that are
  * missing, or have no room, are folded by themselves, as a transaction folds its own.
  * Where that fails, by halves, until who is to blame is alone: then its counts stay
@@ -22,7 +23,8 @@ static PstHold *holds = NULL;
 static PstHold *flights = NULL;
 static int	nflights = 0;
 static bool folding = false;
-static bool skips_locked;		/* rows that somebody has locked */
+static void (*fold) (const PstTables *);
+static bool in_haste;
 
 /* Numbers of those that have no row yet, or no room */
 static int *odd = NULL;
@@ -65,12 +67,14 @@ read_hold(const PstTables *tables, const PstHold *hold, PstDeltas *deltas)
 	memcpy(pst_add_delta(deltas, id, PST_VIEWS, 0)->n, hold->n, sizeof(hold->n));
 }
 
-/* Each a unit by itself: one row that is locked or missing keeps no other */
+/* Each a unit by itself: one row that is locked or missing keeps no other, but in haste */
 static void
 fold_unlocked(const PstTables *tables)
 {
 	PstDeltas  *units = palloc0(nflights * sizeof(PstDeltas));
 	PstVerdict *verdicts = palloc(nflights * sizeof(PstVerdict));
+
+	in_haste = pst_may_hurry(tables);
 
 	for (int i = 0; i < nflights; i++)
 	{
@@ -78,7 +82,8 @@ fold_unlocked(const PstTables *tables)
 		read_hold(tables, &flights[i], &units[i]);
 		verdicts[i] = PST_VERDICT_FOLDED;
 	}
-	pst_fold_units(tables, units, verdicts, nflights);
+	pst_fold_units(tables, units, verdicts, nflights, in_haste);
+	in_haste = false;
 	for (int i = 0; i < nflights; i++)
 	{
 		if (verdicts[i] == PST_VERDICT_FOLDED)
@@ -120,22 +125,29 @@ fold_flights(void)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("the table that was counted in is gone")));
-	pst_fold_as_owner(tables, skips_locked ? fold_unlocked : fold_whole);
+	pst_fold_as_owner(tables, fold);
 }
 
 static bool
-fold_range(int first, int len, bool skip_locked)
+fold_range(int first, int len, void (*how) (const PstTables *))
 {
 	bool		ok;
 
 	flights = &holds[first];
 	nflights = len;
 	folding = true;
-	skips_locked = skip_locked;
+	fold = how;
+	in_haste = false;
 	ok = pst_run_transaction(fold_flights, SYNCHRONOUS_COMMIT_ON);
 	folding = false;
 	pst_serve_waiting();
 	return ok;
+}
+
+static bool
+fold_gathered(int len)
+{
+	return fold_range(0, len, fold_unlocked) || (in_haste && fold_range(0, len, fold_unlocked));
 }
 
 /* ---- what fails ---- */
@@ -180,7 +192,7 @@ reject(PstHold *hold)
 static void
 fold_by_halves(int first, int len)
 {
-	if (len == 0 || fold_range(first, len, false))
+	if (len == 0 || fold_range(first, len, fold_whole))
 		return;
 	if (len > 1)
 	{
@@ -224,7 +236,7 @@ pst_flush_pending(void)
 	while ((n = pst_gather(pst_served, pst_served->cycle, holds, MAX_HOLDS)) > 0)
 	{
 		nodd = 0;
-		if (fold_range(0, n, true))
+		if (fold_gathered(n))
 			fold_odd();
 		else if (is_transient(pst_error_code))
 			left_over = true;

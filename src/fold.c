@@ -4,8 +4,8 @@
  *
  * pst_fold() adds a set of deltas to the counters, as the owner of the table,
  * inside the transaction it is called in.  pst_fold_units() does so for the flusher,
- * with many transactions' deltas: it waits for no row, inserts none, and says of each
- * transaction what became of it.
+ * with many transactions' deltas: it waits for no row longer than a millisecond,
+ * inserts none, and says of each transaction what became of it.
  *
  * A delta of one prompt is one UPDATE of its row.  A larger set, or a prompt
  * without a row, first inserts the rows that are missing, then locks the others,
@@ -26,13 +26,19 @@
 
 #include "access/htup_details.h"
 #include "catalog/pg_type.h"
-#include "common/int.h"
+#include "storage/proc.h"
 #include "utils/lsyscache.h"
+#include "utils/timestamp.h"
 
 /* A set of counters, a bit each */
 typedef uint32 CounterMask;
 
 #define NMASKS (1 << PST_NCOUNTERS)
+
+/* Milliseconds */
+#define HASTY_LOCK_MS	1		/* for a row that is locked; less is not to be
+								 * had */
+#define CALM_MS			500		/* after haste has failed */
 
 static const char *const column_names[PST_NCOUNTERS] = {
 	"view_count", "copy_count", "fork_count"
@@ -48,12 +54,14 @@ static const char *const of_row[PST_NCOUNTERS] = {"d.views", "d.copies", "d.fork
 /* Saved plans; an UPDATE for each set of counters */
 static PstPlan update_one_plans[NMASKS];
 static PstPlan update_many_plans[NMASKS];
-static PstPlan update_unlocked_plans[NMASKS];
 static PstPlan insert_plan;
 static PstPlan find_plan;
 static PstPlan lock_plan;
 static PstPlan skip_locked_plan;
 static PstPlan look_plan;
+
+/* Until then the flusher folds with care */
+static TimestampTz calm_until = 0;
 
 /* ---- statements ---- */
 
@@ -99,22 +107,6 @@ build_update_one(StringInfo sql, const PstTables *tables, CounterMask mask)
 	appendStringInfo(sql, "UPDATE ONLY %s AS s SET ", tables->stats_name);
 	append_assignments(sql, tables, mask, of_params);
 	appendStringInfoString(sql, " WHERE s.prompt_id OPERATOR(pg_catalog.=) $1 AND ");
-	append_room(sql, tables, mask, of_params);
-}
-
-/*
- * The same, if nobody else has the row locked.  Should it have been updated since our
- * snapshot, the UPDATE goes on to the version that the inner SELECT has locked
- * (nodeModifyTable.c: EvalPlanQual).
- */
-static void
-build_update_unlocked(StringInfo sql, const PstTables *tables, CounterMask mask)
-{
-	appendStringInfo(sql, "UPDATE ONLY %s AS s SET ", tables->stats_name);
-	append_assignments(sql, tables, mask, of_params);
-	appendStringInfo(sql, " WHERE s.prompt_id OPERATOR(pg_catalog.=)"
-					 " (SELECT l.prompt_id FROM ONLY %s AS l WHERE l.prompt_id OPERATOR(pg_catalog.=) $1"
-					 " FOR NO KEY UPDATE SKIP LOCKED) AND ", tables->stats_name);
 	append_room(sql, tables, mask, of_params);
 }
 
@@ -188,18 +180,18 @@ save_array_plan(PstPlan *plan, const PstTables *tables, const char *sql)
 	pst_save_plan(plan, sql, lengthof(types), types);
 }
 
-/* For one delta */
 static PstPlan *
-get_one_plan(PstPlan *plan, const PstTables *tables, CounterMask mask,
-			 void (*build) (StringInfo, const PstTables *, CounterMask))
+get_one_plan(const PstTables *tables, CounterMask mask)
 {
+	PstPlan    *plan = &update_one_plans[mask];
+
 	if (plan->prepared == NULL)
 	{
 		StringInfoData sql;
 		Oid			types[] = {pst_id_type(tables->id_kind), INT8OID, INT8OID, INT8OID};
 
 		initStringInfo(&sql);
-		build(&sql, tables, mask);
+		build_update_one(&sql, tables, mask);
 		pst_save_plan(plan, sql.data, lengthof(types), types);
 	}
 	return plan;
@@ -266,6 +258,29 @@ make_delta_arrays(const PstDeltas *deltas, Datum *arrays)
 														sizeof(int64), FLOAT8PASSBYVAL,
 														TYPALIGN_DOUBLE));
 	}
+}
+
+static uint64
+update_one(const PstTables *tables, const PstDeltas *deltas)
+{
+	const PstDelta *delta = deltas->items;
+	Datum		values[1 + PST_NCOUNTERS] = {delta->id};
+
+	for (int c = 0; c < PST_NCOUNTERS; c++)
+		values[1 + c] = Int64GetDatum(delta->n[c]);
+	return pst_run_plan(get_one_plan(tables, touched_counters(deltas)), values, NULL, false);
+}
+
+/* Returns how many rows were written */
+static uint64
+update(const PstTables *tables, const PstDeltas *deltas)
+{
+	Datum		arrays[1 + PST_NCOUNTERS];
+
+	if (deltas->len == 1)
+		return update_one(tables, deltas);
+	make_delta_arrays(deltas, arrays);
+	return pst_run_plan(get_many_plan(tables, touched_counters(deltas)), arrays, NULL, false);
 }
 
 static void
@@ -403,8 +418,7 @@ update_existing(const PstTables *tables, PstDeltas *deltas)
 	if (locked.len == 0)
 		return 0;
 
-	make_delta_arrays(&locked, arrays);
-	written = pst_run_plan(get_many_plan(tables, touched_counters(&locked)), arrays, NULL, false);
+	written = update(tables, &locked);
 	if (written < (uint64) locked.len)
 		check_counters_fit(tables, &locked);
 	return written;
@@ -424,24 +438,10 @@ fold_many(const PstTables *tables, PstDeltas *deltas)
 	return written;
 }
 
-/* One UPDATE for one delta, from the plans of its kind */
-static uint64
-update_one(PstPlan *plans, const PstTables *tables, const PstDeltas *deltas,
-		   void (*build) (StringInfo, const PstTables *, CounterMask))
-{
-	const PstDelta *delta = deltas->items;
-	CounterMask mask = touched_counters(deltas);
-	Datum		values[1 + PST_NCOUNTERS] = {delta->id};
-
-	for (int c = 0; c < PST_NCOUNTERS; c++)
-		values[1 + c] = Int64GetDatum(delta->n[c]);
-	return pst_run_plan(get_one_plan(&plans[mask], tables, mask, build), values, NULL, false);
-}
-
 static uint64
 fold_one(const PstTables *tables, PstDeltas *deltas)
 {
-	if (update_one(update_one_plans, tables, deltas, build_update_one) > 0)
+	if (update(tables, deltas) > 0)
 		return 1;
 	return fold_many(tables, deltas);
 }
@@ -590,54 +590,60 @@ static void
 fold_judged(const PstTables *tables, const PstDeltas *units, PstVerdict *verdicts, int nunits)
 {
 	PstDeltas	sum;
-	Datum		arrays[1 + PST_NCOUNTERS];
 
 	judge_units(tables, units, verdicts, nunits);
 	sum_units(tables, units, verdicts, nunits, &sum);
-	if (sum.len == 0)
-		return;
-	make_delta_arrays(&sum, arrays);
-	(void) pst_run_plan(get_many_plan(tables, touched_counters(&sum)), arrays, NULL, false);
+	if (sum.len > 0)
+		(void) update(tables, &sum);
 }
 
-/* All of one prompt, of which we know nothing bad: else false */
-static bool
-sum_of_one_prompt(const PstTables *tables, const PstDeltas *units,
-				  const PstVerdict *verdicts, int nunits, PstDeltas *sum)
-{
-	pst_init_deltas(sum, tables, 1);
-	for (int u = 0; u < nunits; u++)
-	{
-		const PstDelta *delta = units[u].items;
-
-		if (verdicts[u] != PST_VERDICT_FOLDED)
-			continue;
-		if (units[u].len != 1)
-			return false;
-		if (sum->len == 0)
-			pst_append_delta(sum, delta);
-		else if (pst_compare_ids(sum->items->id, delta->id, sum->kind, sum->collation) != 0)
-			return false;
-		else
-			for (int c = 0; c < PST_NCOUNTERS; c++)
-				if (pg_add_s64_overflow(sum->items->n[c], delta->n[c], &sum->items->n[c]))
-					return false;
-	}
-	return sum->len == 1;
-}
+/* ---- in haste ---- */
 
 /*
- * What a hot prompt brings: one statement.  False, with nothing done, where there are
- * several prompts, or the row is missing, locked, or has no room.
+ * Most often no row is locked, missing or full: then one plain UPDATE does, without
+ * locking rows first, which costs more than half of it.  Whatever it meets fails the
+ * transaction, and for a while nobody is hasty.
  */
-static bool
-fold_hot(const PstTables *tables, const PstDeltas *units, PstVerdict *verdicts, int nunits)
+bool
+pst_may_hurry(const PstTables *tables)
+{
+	return !tables->runs_code && GetCurrentTimestamp() >= calm_until;
+}
+
+static void
+update_in_haste(const PstTables *tables, const PstDeltas *sum)
+{
+	int			timeout = LockTimeout;
+	uint64		written = 0;
+
+	PG_TRY();
+	{
+		LockTimeout = HASTY_LOCK_MS;
+		written = update(tables, sum);
+	}
+	PG_FINALLY();
+	{
+		LockTimeout = timeout;
+	}
+	PG_END_TRY();
+	if (written < (uint64) sum->len)
+		ereport(ERROR,
+				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+				 errmsg("some prompts have no row, or no room in it")));
+}
+
+/* All of them, or the transaction fails: then it is to be tried again with care */
+static void
+fold_in_haste(const PstTables *tables, const PstDeltas *units, const PstVerdict *verdicts,
+			  int nunits)
 {
 	PstDeltas	sum;
 
-	return !tables->runs_code &&
-		sum_of_one_prompt(tables, units, verdicts, nunits, &sum) &&
-		update_one(update_unlocked_plans, tables, &sum, build_update_unlocked) > 0;
+	calm_until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), CALM_MS);	/* if this fails */
+	sum_units(tables, units, verdicts, nunits, &sum);
+	if (sum.len > 0)
+		update_in_haste(tables, &sum);
+	calm_until = 0;
 }
 
 /* ---- the fold ---- */
@@ -694,14 +700,20 @@ pst_fold(const PstTables *tables, PstDeltas *deltas)
  * verdict is FOLDED it folds those that it can, each whole or not at all, and says
  * what became of each.  Rows that somebody else has locked are left for later;
  * only rows that exist are updated.
+ *
+ * In haste it folds all, or fails the transaction: then it is to be tried again, with
+ * pst_may_hurry() false.
  */
 void
-pst_fold_units(const PstTables *tables, const PstDeltas *units, PstVerdict *verdicts, int nunits)
+pst_fold_units(const PstTables *tables, const PstDeltas *units, PstVerdict *verdicts, int nunits,
+			   bool in_haste)
 {
 	ErrorContextCallback context;
 
 	begin_fold(tables, &context);
-	if (!fold_hot(tables, units, verdicts, nunits))
+	if (in_haste)
+		fold_in_haste(tables, units, verdicts, nunits);
+	else
 		fold_judged(tables, units, verdicts, nunits);
 	end_fold(&context);
 }

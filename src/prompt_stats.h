@@ -221,7 +221,9 @@ typedef enum PstVerdict
 } PstVerdict;
 
 /* fold.c */
-extern void pst_fold_units(const PstTables *tables, const PstDeltas *units, PstVerdict *verdicts, int nunits);
+extern bool pst_may_hurry(const PstTables *tables);
+extern void pst_fold_units(const PstTables *tables, const PstDeltas *units, PstVerdict *verdicts, int nunits,
+						   bool in_haste);
 extern uint64 pst_fold(const PstTables *tables, PstDeltas *deltas);
 
 /* tally.c */

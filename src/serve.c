@@ -33,6 +33,7 @@ typedef struct TakenUnits
 	int			sync_commit;	/* the strongest that a unit asks for */
 	int64		counts;			/* in the units that are folded */
 	bool		folding;
+	bool		in_haste;		/* should that fail, they are held again */
 } TakenUnits;
 
 static TakenUnits taken;
@@ -84,10 +85,12 @@ tell_outcome(uint32 number, PstVerdict verdict)
 		pst_tell(number, verdict == PST_VERDICT_FOLDED ? PST_FOLDED : PST_RETURNED);
 }
 
-/* What takes a fold back is tried again, down to its last try */
+/* What takes a fold back is tried again, too, down to its last try */
 static PstVerdict
 verdict_of_abort(PstSlot *slot)
 {
+	if (taken.in_haste)
+		return PST_VERDICT_LATER;
 	if (slot->orphan <= 1)
 		return PST_VERDICT_RETURNED;
 	slot->orphan--;
@@ -205,7 +208,9 @@ fold_group(const PstTables *tables)
 		pst_init_deltas(&units[i], tables, slot->ndeltas);
 		pst_read_slot(slot, &units[i]);
 	}
-	pst_fold_units(tables, units, taken.verdicts, taken.len);
+	taken.in_haste = pst_may_hurry(tables);
+	pst_fold_units(tables, units, taken.verdicts, taken.len, taken.in_haste);
+	taken.in_haste = false;
 
 	taken.counts = 0;
 	for (int i = 0; i < taken.len; i++)
@@ -234,8 +239,11 @@ fold_group_or_return(void)
 	CommitTransactionCommand();
 }
 
-/* Where it fails, each caller meets the error himself; what takes back has none */
-static void
+/*
+ * Where it fails, each caller meets the error himself; what takes back has none.
+ * False where it failed for haste: those are held again.
+ */
+static bool
 fold_taken(void)
 {
 	static TimestampTz complained = 0;
@@ -243,9 +251,12 @@ fold_taken(void)
 	bool		ok;
 
 	gave_up = false;
+	taken.in_haste = false;
 	taken.folding = true;
 	ok = pst_run_transaction(fold_group_or_return, taken.sync_commit);
 	taken.folding = false;
+	if (taken.in_haste)
+		return false;
 	if (gave_up)
 		ereport(LOG,
 				(errmsg("could not take back the counts of a transaction that failed after they were folded"),
@@ -254,6 +265,7 @@ fold_taken(void)
 		ereport(LOG,
 				(errmsg("could not fold a group: %s", pst_error_text),
 				 errdetail("Each of its %d transactions folds its own counts.", len)));
+	return true;
 }
 
 /* ---- taking turns with who folds alone ---- */
@@ -309,12 +321,12 @@ static void
 fold_held(void)
 {
 	wait_for_soloist();
-	form_group(false);
-	if (taken.len > 0)
-		fold_taken();
+	do
+		form_group(false);
+	while (taken.len > 0 && !fold_taken());
 	form_group(true);
 	if (taken.len > 0)
-		fold_taken();
+		(void) fold_taken();
 	pst_end_soloist();
 	pst_check_interrupts();
 }
