@@ -38,7 +38,7 @@
  * for a trigger might refuse it, and given up after some tries.
  *
  * Alone, a backend folds its own deltas instead, which is cheaper: when nothing is
- * queued and nobody folds, it takes PstDatabase.soloist and gives it back at the
+ * queued, was a moment ago, and nobody folds, it takes PstDatabase.soloist and gives it back at the
  * end of its transaction.  The word only keeps others from joining in; the flusher
  * waits for it but briefly, and skips rows that are locked.
  */
@@ -57,6 +57,9 @@
 #include "utils/timestamp.h"
 
 #define ORPHAN_TRIES		10
+
+/* Who has been in company is about to come again, and then together is cheaper */
+#define COMPANY_US			3000
 
 /* A delta as it lies in a slot */
 typedef struct FlatDelta
@@ -366,13 +369,20 @@ pst_end_group(bool aborted)
 
 /* ---- alone ---- */
 
+static bool
+has_company(PstDatabase *db)
+{
+	return pg_atomic_read_u32(&db->head) != PST_NONE ||
+		GetCurrentTimestamp() - (TimestampTz) pg_atomic_read_u64(&db->company_at) < COMPANY_US;
+}
+
 bool
 pst_begin_solo(PstDatabase *db)
 {
 	static uint32 solos = 0;
 	uint32		expected = 0;
 
-	if (pg_atomic_read_u32(&db->head) != PST_NONE ||
+	if (has_company(db) ||
 		!pg_atomic_compare_exchange_u32(&db->soloist, &expected,
 										((pst_my_procno() << 12) + ++solos) | 1))
 		return false;

@@ -63,13 +63,20 @@ static PstEntry *
 entries_of(PstEntries *memory)
 {
 	return (PstEntry *) ((char *) memory + MAXALIGN(offsetof(PstEntries, buckets) +
-													memory->size * sizeof(uint32)));
+													memory->nbuckets * sizeof(uint32)));
+}
+
+/* One or two entries in each */
+static uint32
+buckets_for(uint32 size)
+{
+	return pg_prevpower2_32(size);
 }
 
 static Size
 memory_size(uint32 size)
 {
-	return MAXALIGN(offsetof(PstEntries, buckets) + size * sizeof(uint32)) +
+	return MAXALIGN(offsetof(PstEntries, buckets) + buckets_for(size) * sizeof(uint32)) +
 		size * sizeof(PstEntry);
 }
 
@@ -79,7 +86,7 @@ configured_size(void)
 {
 	Size		share = (Size) pst_max_pending * 1024 / PST_PARTITIONS;
 
-	return pg_prevpower2_32(share / (sizeof(PstEntry) + sizeof(uint32)));
+	return share / (sizeof(PstEntry) + sizeof(uint32));
 }
 
 /* Under the lock of the partition; its segment is mapped, or is now, which does not fail */
@@ -107,11 +114,12 @@ is_crowded(const PstEntries *memory)
 static void
 init_memory(PstEntries *memory, uint32 size)
 {
+	memory->nbuckets = buckets_for(size);
 	memory->size = size;
 	memory->used = 0;
 	memory->high = 0;
 	memory->free = PST_NONE;
-	for (uint32 i = 0; i < size; i++)
+	for (uint32 i = 0; i < memory->nbuckets; i++)
 		memory->buckets[i] = PST_NONE;
 }
 
@@ -174,7 +182,7 @@ partition_of(PstDatabase *db, uint32 hash)
 static uint32 *
 bucket_of(PstEntries *memory, uint32 hash)
 {
-	return &memory->buckets[(hash / PST_PARTITIONS) & (memory->size - 1)];
+	return &memory->buckets[(hash / PST_PARTITIONS) & (memory->nbuckets - 1)];
 }
 
 static PstEntry *

@@ -110,6 +110,8 @@ count_group(void)
 	pst_add_grouped(pst_served, taken.counts);
 	pg_atomic_fetch_add_u64(&pst_served->groups, 1);
 	pg_atomic_fetch_add_u64(&pst_served->grouped, units);
+	if (units > 1)
+		pg_atomic_write_u64(&pst_served->company_at, GetCurrentTransactionStopTimestamp());
 	if (units > pg_atomic_read_u64(&pst_served->largest_group))
 		pg_atomic_write_u64(&pst_served->largest_group, units);
 }

@@ -111,7 +111,8 @@ typedef struct PstEntry
 /* The memory of a partition; all under its lock */
 typedef struct PstEntries
 {
-	uint32		size;			/* of both arrays; a power of 2 */
+	uint32		nbuckets;		/* a power of 2 */
+	uint32		size;			/* entries there is room for */
 	uint32		used;
 	uint32		high;			/* entries from here on were never used */
 	uint32		free;			/* the first of those that were given back */
@@ -168,6 +169,7 @@ typedef struct PstDatabase
 	pg_atomic_uint32 head;		/* the last that came */
 	pg_atomic_uint32 soloist;	/* whoever folds, another number each time; or
 								 * 0 */
+	pg_atomic_uint64 company_at;	/* when several were last folded together */
 
 	/* The flusher; READY changes to NO_FLUSHER under all partition locks */
 	pg_atomic_uint32 flusher;	/* PstFlusherState */

@@ -30,7 +30,7 @@
 
 /* Of all that is shared: to be changed with it */
 #ifndef PST_LAYOUT
-#define PST_LAYOUT 2
+#define PST_LAYOUT 3
 #endif
 
 typedef struct PstAnchor
@@ -97,6 +97,7 @@ init_shared(PstShared *shared)
 		pg_atomic_init_u32(&db->flusher_proc, PST_NONE);
 		pg_atomic_init_u32(&db->flusher_idle, 0);
 		pg_atomic_init_u64(&db->started_at, 0);
+		pg_atomic_init_u64(&db->company_at, 0);
 		pg_atomic_init_u32(&db->crowded, 0);
 		pg_atomic_init_u32(&db->stats, InvalidOid);
 		pg_atomic_init_u64(&db->flushes_wanted, 0);

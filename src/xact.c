@@ -26,6 +26,9 @@
 /* So many calls are merged before more memory is taken */
 #define MERGE_AT 8192
 
+/* So many calls a transaction folds by itself, if it is alone */
+#define MAX_SOLO 8
+
 typedef struct Collected
 {
 	int			level;			/* of the subtransaction that counted */
@@ -292,13 +295,16 @@ fold_own(bool preparing)
 	XactReadOnly = read_only;
 }
 
-/* Alone a backend folds its own, which is cheaper; in company the flusher does it */
+/*
+ * Alone a backend folds its own, which is cheaper; in company the flusher does it, and
+ * many prompts always, for it need not lock their rows first.
+ */
 static bool
 may_join_group(const PstTables *tables, PstOwnFold *why)
 {
 	if (pst_holds_conflicting_lock(tables->stats))
 		*why = PST_OWN_TABLE_LOCK;
-	else if (pst_begin_solo(database))
+	else if (ncollected <= MAX_SOLO && pst_begin_solo(database))
 		*why = PST_OWN_ALONE;
 	else
 		return true;

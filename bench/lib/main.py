@@ -49,8 +49,8 @@ def measure(what, contenders, results):
         contender.drop()
     for size in what.read_sizes:
         reads.measure(size, contenders, results)
-    for rows in what.migration_sizes:
-        migration.measure(rows, results)
+    for rows, repeats in what.migrations:
+        migration.measure(rows, repeats, results)
 
 
 def benchmark(what):

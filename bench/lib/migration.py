@@ -33,12 +33,13 @@ def make_legacy(rows):
     return name, parts["total"]
 
 
-def measure(rows, results):
+def measure(rows, repeats, results):
     legacy, total = make_legacy(rows)
-    for title, parts in ways():
-        server.psql("postgres", f"CREATE DATABASE migrated TEMPLATE {legacy} STRATEGY file_copy")
-        results.add("migration", title, rows, 1, migrate(parts, total))
-        server.psql("postgres", "DROP DATABASE migrated WITH (FORCE)")
+    for repeat in range(1, repeats + 1):
+        for title, parts in ways():
+            server.psql("postgres", f"CREATE DATABASE migrated TEMPLATE {legacy} STRATEGY file_copy")
+            results.add("migration", title, rows, repeat, migrate(parts, total))
+            server.psql("postgres", "DROP DATABASE migrated WITH (FORCE)")
     server.psql("postgres", f"DROP DATABASE {legacy}")
 
 

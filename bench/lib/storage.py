@@ -26,7 +26,8 @@ FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace \\ge
 VACUUM"""
 
 SIZE = """
-SELECT sum(pg_total_relation_size(oid)), sum((pgstattuple(oid)).dead_tuple_count)
+CREATE EXTENSION IF NOT EXISTS pgstattuple;
+SELECT coalesce(sum(pg_total_relation_size(oid)), 0), coalesce(sum((pgstattuple(oid)).dead_tuple_count), 0)
 FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace"""
 
 
@@ -40,7 +41,7 @@ def measure(counts, contender, prompts, results):
     call = contender.parts["call"].replace("{id}", "id")
     if call.startswith("SELECT "):
         call = "PERFORM " + call.removeprefix("SELECT ")
-    server.psql(database, "CREATE EXTENSION IF NOT EXISTS pgstattuple;" + LOOP.replace("{call}", call))
+    server.psql(database, LOOP.replace("{call}", call))
     server.psql(database, LEFT_ALONE)
 
     size, dead = sizes(database)
@@ -59,4 +60,9 @@ def measure(counts, contender, prompts, results):
 
 
 def sizes(database):
+    """Bytes, and dead row versions; those that a snapshot keeps are dead, too."""
     return [int(x) for x in server.psql(database, SIZE).split("|")]
+
+
+def dead_rows(database):
+    return sizes(database)[1]

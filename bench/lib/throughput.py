@@ -1,7 +1,7 @@
 """Counts a second, their latency, their WAL and CPU, and whether they all arrived."""
 from contextlib import nullcontext
 
-from lib import load, server
+from lib import load, server, storage
 from lib.contender import Workload
 from lib.redis import Redis
 
@@ -31,21 +31,27 @@ def measure(plan, runs, contenders, results):
 def run(contender, workload, prompts, clients, runs):
     cpu = server.Cpu()
     before = contender.total()
+    died = storage.dead_rows(contender.database) if runs.snapshot else 0
     report = server.holding_snapshot(contender.database) if runs.snapshot else nullcontext()
-    with contender.at_work(), report:
-        wal, spent = server.wal_position(contender.database), cpu.read()
-        found = load.pgbench(contender.database, workload.script(contender, prompts), clients,
-                             ["-T", str(runs.seconds)],
-                             {"synchronous_commit": runs.sync, **contender.settings})
-        backends, background = cpu.since(spent)
-    contender.settle()
-    wal = server.wal_position(contender.database) - wal
+    with report:
+        with contender.at_work():
+            wal, spent = server.wal_position(contender.database), cpu.read()
+            found = load.pgbench(contender.database, workload.script(contender, prompts), clients,
+                                 ["-T", str(runs.seconds)],
+                                 {"synchronous_commit": runs.sync, **contender.settings})
+            backends, background = cpu.since(spent)
+        contender.settle()
+        wal = server.wal_position(contender.database) - wal
+        if runs.snapshot:
+            died = storage.dead_rows(contender.database) - died
     after = contender.total()
 
     counts = found["processed"] * workload.counts
     latencies = found.pop("latencies")
     found["per_second"] *= workload.counts
     found["wal_bytes_a_count"] = wal / counts
+    if runs.snapshot:
+        found["dead_rows_a_count"] = died / counts
     found["backend_us_a_count"] = backends / counts * 1e6
     found["background_us_a_count"] = background / counts * 1e6
     for share in 50, 95, 99:
