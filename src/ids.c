@@ -17,15 +17,16 @@ static const struct
 {
 	const char *name;
 	Oid			type;
+	Oid			array_type;
 	int16		typlen;
 	bool		byval;
 	char		align;
 }			kinds[] =
 
 {
-	[PST_UUID] = {"uuid", UUIDOID, UUID_LEN, false, TYPALIGN_CHAR},
-	[PST_BIGINT] = {"bigint", INT8OID, sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE},
-	[PST_TEXT] = {"text", TEXTOID, -1, false, TYPALIGN_INT},
+	[PST_UUID] = {"uuid", UUIDOID, UUIDARRAYOID, UUID_LEN, false, TYPALIGN_CHAR},
+	[PST_BIGINT] = {"bigint", INT8OID, INT8ARRAYOID, sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE},
+	[PST_TEXT] = {"text", TEXTOID, TEXTARRAYOID, -1, false, TYPALIGN_INT},
 };
 
 /* Which kind a column of this type holds; false where we don't know the type */
@@ -58,20 +59,20 @@ PstIdKind
 pst_argument_kind(Oid function, int argno, bool *is_array)
 {
 	HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
-	PstIdKind	kind;
 	Oid			type;
-	Oid			element;
 
 	if (!HeapTupleIsValid(tuple))
 		elog(ERROR, "cache lookup failed for function %u", function);
 	type = ((Form_pg_proc) GETSTRUCT(tuple))->proargtypes.values[argno];
 	ReleaseSysCache(tuple);
 
-	element = get_element_type(type);
-	*is_array = OidIsValid(element);
-	if (!pst_id_kind_of(*is_array ? element : type, &kind))
-		elog(ERROR, "function %u has an id of unknown type %u", function, type);
-	return kind;
+	for (size_t kind = 0; kind < lengthof(kinds); kind++)
+	{
+		*is_array = type == kinds[kind].array_type;
+		if (*is_array || type == kinds[kind].type)
+			return kind;
+	}
+	elog(ERROR, "function %u has an id of unknown type %u", function, type);
 }
 
 Oid
