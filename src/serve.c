@@ -20,6 +20,10 @@
 
 #define SOLO_WAIT_MS		20
 
+/* Microseconds: a commit that takes so long is worth some waiting, at most so much */
+#define SLOW_FOLD_US		1200
+#define MAX_NAP_US			1000
+
 /* Linked slots that are with us: QUEUED, or WITHDRAWN; room for all that there are */
 static uint32 *held = NULL;
 static int	nheld = 0;
@@ -37,6 +41,10 @@ typedef struct TakenUnits
 } TakenUnits;
 
 static TakenUnits taken;
+
+/* When the last group began to be folded; how long it took if several were woken, else 0 */
+static TimestampTz fold_began;
+static long fold_us = 0;
 
 /* What takes a fold back could not, and is tried no more */
 static bool gave_up = false;
@@ -111,7 +119,12 @@ count_group(void)
 	pg_atomic_fetch_add_u64(&pst_served->groups, 1);
 	pg_atomic_fetch_add_u64(&pst_served->grouped, units);
 	if (units > 1)
-		pg_atomic_write_u64(&pst_served->company_at, GetCurrentTransactionStopTimestamp());
+	{
+		TimestampTz now = GetCurrentTimestamp();
+
+		pg_atomic_write_u64(&pst_served->company_at, now);
+		fold_us = now - fold_began;
+	}
 	if (units > pg_atomic_read_u64(&pst_served->largest_group))
 		pg_atomic_write_u64(&pst_served->largest_group, units);
 }
@@ -253,6 +266,7 @@ fold_taken(void)
 	bool		ok;
 
 	gave_up = false;
+	fold_began = GetCurrentTimestamp();
 	taken.in_haste = false;
 	taken.folding = true;
 	ok = pst_run_transaction(fold_group_or_return, taken.sync_commit);
@@ -355,9 +369,24 @@ pst_return_waiting(void)
 	}
 }
 
+/*
+ * Whom the last group woke will be back in a moment.  Where a commit is slow it pays to
+ * wait for them: else they miss this group, and two halves take turns.
+ */
+static void
+await_company(void)
+{
+	long		nap = Min(fold_us / 4, MAX_NAP_US);
+
+	if (fold_us >= SLOW_FOLD_US && pg_atomic_read_u32(&pst_served->head) != PST_NONE)
+		pg_usleep(nap);
+	fold_us = 0;
+}
+
 void
 pst_serve_waiting(void)
 {
+	await_company();
 	take_queue();
 	if (nheld > 0)
 		fold_held();
