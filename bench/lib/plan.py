@@ -40,7 +40,6 @@ QUICK = Plan(
     runs=[
         Runs("hot", "hot", (1, 16), 1, 1),
         Runs("zipf", "zipf", (16,), 1, 1),
-        Runs("sync off", "hot", (16,), 1, 1, sync="off"),
         Runs("PostgREST", "postgrest", (16,), 1, 1),
     ],
     storage_counts=20_000,
