@@ -2,10 +2,10 @@
  * flush.c
  *		The flusher folds for transactions that went on: the other side of pending.c.
  *
- * In cycles, each once over all that is pending, some prompts in a transaction: in
- * haste, with one UPDATE, or where that fails with care.  Rows
- * that somebody has locked are skipped, and left for the next cycle.  Rows that are
- * missing, or have no room, are folded by themselves, as a transaction folds its own.
+ * In cycles, each once over all that is pending, some prompts in a transaction.  That is
+ * done in haste first (fold.c), and where it fails again, with care: rows that somebody
+ * has locked are skipped, and left for the next cycle; rows that are missing, or have no
+ * room, are folded by themselves, as a transaction folds its own.
  * Where that fails, by halves, until who is to blame is alone: then its counts stay
  * pending, if it may succeed another time, or are rejected.
  */
@@ -75,7 +75,6 @@ fold_unlocked(const PstTables *tables)
 	PstVerdict *verdicts = palloc(nflights * sizeof(PstVerdict));
 
 	in_haste = pst_may_hurry(tables);
-
 	for (int i = 0; i < nflights; i++)
 	{
 		pst_init_deltas(&units[i], tables, 1);

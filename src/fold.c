@@ -600,9 +600,9 @@ fold_judged(const PstTables *tables, const PstDeltas *units, PstVerdict *verdict
 /* ---- in haste ---- */
 
 /*
- * Most often no row is locked, missing or full: then one plain UPDATE does, without
- * locking rows first, which costs more than half of it.  Whatever it meets fails the
- * transaction, and for a while nobody is hasty.
+ * Most often no row is locked, missing or full: then one plain UPDATE does.
+ * Locking the rows first costs a second descent of the index and a WAL record each.
+ * Whatever haste meets fails the transaction, and for a while nobody is hasty.
  */
 bool
 pst_may_hurry(const PstTables *tables)

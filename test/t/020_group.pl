@@ -110,6 +110,14 @@ pgbench(64, 100, 'zipf', "\\set id random_zipfian(1, 500, 1.1)\nSELECT increment
 is(sql('SELECT sum(copy_count), sum(view_count) FROM prompt_stats WHERE prompt_id > 1 OR copy_count > 0'),
 	'6400|' . (6400 * 3 + 6400), 'zipf: exact');
 
+# A list goes to the flusher even where nobody else counts; few prompts don't
+is(sql('SELECT flusher FROM prompt_stats_status'), 'ready', 'the flusher is ready');
+my $groups = sql('SELECT groups FROM prompt_stats_status');
+sql('SELECT increment_prompt_copies(ARRAY[1, 2]::bigint[])');
+is(sql('SELECT groups FROM prompt_stats_status'), $groups, 'two prompts: no group');
+sql('SELECT increment_prompt_copies(ARRAY(SELECT generate_series(1, 9)::bigint))');
+is(sql('SELECT groups FROM prompt_stats_status'), $groups + 1, 'nine prompts: a group of one');
+
 pgbench(16, 100, 'repeatable', "BEGIN ISOLATION LEVEL REPEATABLE READ;\nSELECT increment_prompt_views(2);\nCOMMIT;\n");
 is(views(2), 1600, 'REPEATABLE READ: exact, without 40001');
 
