@@ -64,6 +64,7 @@ OBJS = \
 	src/ids.o \
 	src/deltas.o \
 	src/owner.o \
+	src/direct.o \
 	src/fold.o \
 	src/functions.o \
 	src/events.o \

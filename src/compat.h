@@ -9,8 +9,11 @@
 #error "prompt_stats needs PostgreSQL 15 or later"
 #endif
 
+#include "access/genam.h"
+#include "access/tableam.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_namespace.h"
+#include "executor/executor.h"
 #include "storage/lock.h"
 #include "storage/lwlock.h"
 #include "storage/proc.h"
@@ -97,6 +100,48 @@ pst_wait_event(void)
 	return event;
 #else
 	return PG_WAIT_EXTENSION;
+#endif
+}
+
+/* For one key; 18 wants to know where to count */
+static inline IndexScanDesc
+pst_begin_index_scan(Relation rel, Relation index, Snapshot snapshot)
+{
+#if PG_VERSION_NUM >= 180000
+	return index_beginscan(rel, index, snapshot, NULL, 1, 0);
+#else
+	return index_beginscan(rel, index, snapshot, 1, 0);
+#endif
+}
+
+/* Which indexes need entries for a new version: summarizing ones apart since 16 */
+#if PG_VERSION_NUM >= 160000
+#define PstIndexUpdates TU_UpdateIndexes
+#define PST_NO_INDEXES TU_None
+#else
+#define PstIndexUpdates bool
+#define PST_NO_INDEXES false
+#endif
+
+/* False where somebody else has changed or locked the row: does not wait for him */
+static inline bool
+pst_update_tuple(Relation rel, ItemPointer tid, TupleTableSlot *slot, CommandId command,
+				 Snapshot snapshot, PstIndexUpdates *indexes)
+{
+	TM_FailureData failure;
+	LockTupleMode lockmode;
+
+	return table_tuple_update(rel, tid, slot, command, snapshot, InvalidSnapshot, false,
+							  &failure, &lockmode, indexes) == TM_Ok;
+}
+
+static inline void
+pst_insert_index_entries(ResultRelInfo *info, TupleTableSlot *slot, EState *estate, PstIndexUpdates which)
+{
+#if PG_VERSION_NUM >= 160000
+	(void) ExecInsertIndexTuples(info, slot, estate, true, false, NULL, NIL, which == TU_Summarizing);
+#else
+	(void) ExecInsertIndexTuples(info, slot, estate, true, false, NULL, NIL);
 #endif
 }
 

@@ -441,7 +441,7 @@ fold_many(const PstTables *tables, PstDeltas *deltas)
 static uint64
 fold_one(const PstTables *tables, PstDeltas *deltas)
 {
-	if (update(tables, deltas) > 0)
+	if (pst_update_directly(tables, deltas) > 0 || update(tables, deltas) > 0)
 		return 1;
 	return fold_many(tables, deltas);
 }
@@ -611,11 +611,14 @@ pst_may_hurry(const PstTables *tables)
 }
 
 static void
-update_in_haste(const PstTables *tables, const PstDeltas *sum)
+update_in_haste(const PstTables *tables, PstDeltas *sum)
 {
 	int			timeout = LockTimeout;
 	uint64		written = 0;
 
+	(void) pst_update_directly(tables, sum);
+	if (sum->len == 0)
+		return;
 	PG_TRY();
 	{
 		LockTimeout = HASTY_LOCK_MS;

@@ -18,6 +18,7 @@
 #include "fmgr.h"
 #include "storage/itemptr.h"
 #include "utils/array.h"
+#include "utils/relcache.h"
 
 /* The counters of a prompt, in the order of PstDelta.n */
 typedef enum PstCounter
@@ -67,9 +68,15 @@ typedef struct PstTables
 	Oid			stats_owner;
 	PstIdKind	id_kind;
 	Oid			id_collation;
+	AttrNumber	id_column;
+	AttrNumber	counter_columns[PST_NCOUNTERS];
+	AttrNumber	updated_at_column;	/* where sets_updated_at */
 	int64		counter_max[PST_NCOUNTERS];
 	bool		sets_updated_at;	/* we created the table */
 	bool		runs_code;		/* writing a row can run functions of users */
+	Oid			direct_index;	/* to find rows without a statement, or
+								 * InvalidOid: direct.c */
+	Oid			direct_equality;	/* function that compares its key */
 	Oid			prompts;		/* what prompt_stats.prompt_id references */
 	AttrNumber	prompts_key;
 
@@ -225,6 +232,10 @@ extern bool pst_may_hurry(const PstTables *tables);
 extern void pst_fold_units(const PstTables *tables, const PstDeltas *units, PstVerdict *verdicts, int nunits,
 						   bool in_haste);
 extern uint64 pst_fold(const PstTables *tables, PstDeltas *deltas);
+
+/* direct.c */
+extern void pst_find_direct(Relation rel, PstTables *tables);
+extern uint64 pst_update_directly(const PstTables *tables, PstDeltas *deltas);
 
 /* tally.c */
 typedef struct PstTally PstTally;

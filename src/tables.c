@@ -188,10 +188,11 @@ need_id_column(Relation rel, const char *name, const char *column, PstIdKind *ki
 }
 
 static int64
-need_counter(Relation rel, const char *name, const char *column)
+need_counter(Relation rel, const char *name, const char *column, AttrNumber *number)
 {
 	Form_pg_attribute attr = need_column(rel, name, column, "bigint NOT NULL DEFAULT 0");
 
+	*number = attr->attnum;
 	if (getBaseType(attr->atttypid) == INT8OID)
 		return PG_INT64_MAX;
 	if (getBaseType(attr->atttypid) != INT4OID)
@@ -394,18 +395,23 @@ read_stats(PstTables *tables)
 	Relation	rel = relation_open(tables->stats, AccessShareLock);
 	const char *name = tables->stats_name;
 	Form_pg_attribute id;
+	Form_pg_attribute updated_at = find_column(rel, "updated_at");
 
 	print_names(rel, tables->stats_name, tables->stats_path);
 	check_is_table(rel, name);
 	tables->stats_owner = rel->rd_rel->relowner;
 	id = need_id_column(rel, name, "prompt_id", &tables->id_kind);
+	tables->id_column = id->attnum;
 	tables->id_collation = id->attcollation;
 	for (int c = 0; c < PST_NCOUNTERS; c++)
-		tables->counter_max[c] = need_counter(rel, name, counter_columns[c]);
+		tables->counter_max[c] = need_counter(rel, name, counter_columns[c], &tables->counter_columns[c]);
 	check_unique(rel, name, id->attnum);
 
-	tables->sets_updated_at = is_ours(rel, find_column(rel, "updated_at"));
+	tables->sets_updated_at = is_ours(rel, updated_at);
+	if (tables->sets_updated_at)
+		tables->updated_at_column = updated_at->attnum;
 	tables->runs_code = runs_user_code(rel);
+	pst_find_direct(rel, tables);
 	tables->prompts = referenced_table(rel, id->attnum, false, &tables->prompts_key);
 	relation_close(rel, AccessShareLock);
 }
