@@ -17,6 +17,9 @@
 #include "utils/memutils.h"
 
 #define MAX_HOLDS			2000	/* prompts in one transaction */
+#define LONG_MS				1000	/* a transaction that takes longer has too many */
+#define HALVES_MS			2000	/* in a cycle, for finding out who is to blame */
+#define BRIEF_LOCK_MS		10		/* waiting for a lock, where rows are inserted */
 
 /* What was gathered; the flights of one transaction are some of them */
 static PstHold *holds = NULL;
@@ -25,12 +28,17 @@ static int	nflights = 0;
 static bool folding = false;
 static void (*fold) (const PstTables *);
 static bool in_haste;
+static PstFailure failure;		/* of the last fold */
+static int	batch = MAX_HOLDS;	/* prompts in the next transaction */
 
 /* Numbers of those that have no row yet, or no room */
 static int *odd = NULL;
 static int	nodd;
 
+static TimestampTz last_flush = 0;	/* when the last cycle began, or ended if
+									 * it left something over */
 static bool left_over = false;	/* by the last cycle */
+static TimestampTz halves_until;
 static MemoryContext cycle_context = NULL;
 
 /* In the callbacks, as pst_end_group_fold(): must not fail */
@@ -95,16 +103,29 @@ fold_unlocked(const PstTables *tables)
 	}
 }
 
-/* As a transaction folds its own: inserts, waits for locks, and fails */
+/*
+ * As a transaction folds its own: inserts, waits for locks, and fails.  Others wait for us,
+ * so a lock is not waited for as long as a transaction would.
+ */
 static void
 fold_whole(const PstTables *tables)
 {
+	int			timeout = LockTimeout;
 	PstDeltas	deltas;
 
 	pst_init_deltas(&deltas, tables, nflights);
 	for (int i = 0; i < nflights; i++)
 		read_hold(tables, &flights[i], &deltas);
-	(void) pst_fold(tables, &deltas);
+	PG_TRY();
+	{
+		LockTimeout = BRIEF_LOCK_MS;
+		(void) pst_fold(tables, &deltas);
+	}
+	PG_FINALLY();
+	{
+		LockTimeout = timeout;
+	}
+	PG_END_TRY();
 }
 
 static void
@@ -137,7 +158,7 @@ fold_range(int first, int len, void (*how) (const PstTables *))
 	folding = true;
 	fold = how;
 	in_haste = false;
-	ok = pst_run_transaction(fold_flights, SYNCHRONOUS_COMMIT_ON);
+	ok = pst_run_transaction(fold_flights, true, &failure);
 	folding = false;
 	pst_serve_waiting();
 	return ok;
@@ -176,15 +197,22 @@ reject(PstHold *hold)
 {
 	static TimestampTz complained = 0;
 
-	pst_reject(pst_served, hold, pst_error_text);
+	pst_reject(pst_served, hold, failure.text);
 	if (pst_may_complain(&complained))
 		ereport(LOG,
-				(errcode(pst_error_code),
-				 errmsg("rejected counts of prompt %s: %s", print_key(&hold->key), pst_error_text),
+				(errcode(failure.code),
+				 errmsg("rejected counts of prompt %s: %s", print_key(&hold->key), failure.text),
 				 errdetail("SQLSTATE %s; " INT64_FORMAT " views, " INT64_FORMAT " copies, " INT64_FORMAT
 						   " forks. prompt_stats_status has the sum of what was rejected.",
-						   unpack_sql_state(pst_error_code), hold->n[PST_VIEWS], hold->n[PST_COPIES],
+						   unpack_sql_state(failure.code), hold->n[PST_VIEWS], hold->n[PST_COPIES],
 						   hold->n[PST_FORKS])));
+}
+
+/* The last fold failed before it looked at any prompt: none is to blame */
+static bool
+has_never_taken_off(int first)
+{
+	return pst_is_zero(holds[first].n);
 }
 
 /* All in one transaction; where that fails, by halves, until who is to blame is alone */
@@ -193,15 +221,28 @@ fold_by_halves(int first, int len)
 {
 	if (len == 0 || fold_range(first, len, fold_whole))
 		return;
-	if (len > 1)
+	if (has_never_taken_off(first) || GetCurrentTimestamp() > halves_until)
+		left_over = true;
+	else if (len > 1)
 	{
 		fold_by_halves(first, len / 2);
 		fold_by_halves(first + len / 2, len - len / 2);
 	}
-	else if (is_transient(pst_error_code))
+	else if (is_transient(failure.code))
 		left_over = true;
 	else
 		reject(&holds[first]);
+}
+
+static void
+complain(void)
+{
+	static TimestampTz complained = 0;
+
+	if (pst_may_complain(&complained))
+		ereport(LOG,
+				(errcode(failure.code),
+				 errmsg("could not flush counts, which stay pending: %s", failure.text)));
 }
 
 static void
@@ -219,33 +260,63 @@ fold_odd(void)
 
 /* ---- cycles ---- */
 
+/* Slow triggers can make a transaction long, and groups wait for its end */
+static void
+adapt_batch(int n, TimestampTz began)
+{
+	if (TimestampDifferenceExceeds(began, GetCurrentTimestamp(), LONG_MS))
+		batch = Max(n / 2, 1);
+	else if (n == batch)
+		batch = Min(batch * 2, MAX_HOLDS);
+}
+
+static void
+flush_gathered(int n)
+{
+	TimestampTz began = GetCurrentTimestamp();
+	bool		ok;
+
+	nodd = 0;
+	ok = fold_gathered(n);
+	adapt_batch(n, began);
+	if (ok)
+		fold_odd();
+	else if (is_transient(failure.code))
+		left_over = true;
+	else if (has_never_taken_off(0))
+	{
+		left_over = true;
+		complain();
+	}
+	else
+		fold_by_halves(0, n);
+}
+
 /* Once over all that is pending */
 void
 pst_flush_pending(void)
 {
+	uint32		cycle = pg_atomic_add_fetch_u32(&pst_served->cycle, 1);
 	uint64		wanted = pg_atomic_read_u64(&pst_served->flushes_wanted);
 	MemoryContext caller = MemoryContextSwitchTo(cycle_context);
 	int			n;
 
 	MemoryContextReset(cycle_context);
-	pst_served->cycle++;
+	last_flush = GetCurrentTimestamp();
+	halves_until = TimestampTzPlusMilliseconds(last_flush, HALVES_MS);
 	left_over = false;
 	pg_atomic_write_u32(&pst_served->crowded, 0);
 	pg_memory_barrier();
-	while ((n = pst_gather(pst_served, pst_served->cycle, holds, MAX_HOLDS)) > 0)
+	while ((n = pst_gather(pst_served, cycle, holds, batch)) > 0)
 	{
-		nodd = 0;
-		if (fold_gathered(n))
-			fold_odd();
-		else if (is_transient(pst_error_code))
-			left_over = true;
-		else
-			fold_by_halves(0, n);
+		flush_gathered(n);
 		pg_atomic_fetch_add_u64(&pst_served->flushes, 1);
 		pst_check_interrupts();
 	}
 	pst_tidy_partitions(pst_served, false);
 	MemoryContextSwitchTo(caller);
+	if (left_over)
+		last_flush = GetCurrentTimestamp();
 	if (left_over || pg_atomic_read_u64(&pst_served->flushes_done) == wanted)
 		return;
 	pg_atomic_write_u64(&pst_served->flushes_done, wanted);
@@ -261,11 +332,14 @@ pst_is_flush_wanted(void)
 
 /* Milliseconds until what is pending is to be flushed; 0: now */
 long
-pst_time_to_flush(TimestampTz last_flush)
+pst_time_to_flush(void)
 {
-	long		passed = TimestampDifferenceMilliseconds(last_flush, GetCurrentTimestamp());
+	TimestampTz now = GetCurrentTimestamp();
+	long		passed = TimestampDifferenceMilliseconds(last_flush, now);
 	long		interval = pst_is_flush_wanted() ? 0 : pst_flush_interval;
 
+	if (now < last_flush)
+		return 0;				/* the clock was put back */
 	if (left_over)
 		interval = pst_is_flush_wanted() ? PST_RETRY_MAX_MS : Min(interval, PST_RETURN_MS);
 	return Max(interval - passed, 0);
@@ -287,10 +361,10 @@ report(const PstHold *hold)
 void
 pst_report_leftover(void)
 {
+	uint32		cycle = pg_atomic_add_fetch_u32(&pst_served->cycle, 1);
 	int			n;
 
-	pst_served->cycle++;
-	while ((n = pst_gather(pst_served, pst_served->cycle, holds, MAX_HOLDS)) > 0)
+	while ((n = pst_gather(pst_served, cycle, holds, MAX_HOLDS)) > 0)
 		for (int i = 0; i < n; i++)
 			report(&holds[i]);
 }

@@ -14,12 +14,17 @@
 #define PST_RETURN_MS		1000	/* who counts a row that stays locked gets
 									 * it back */
 
+/* Why a transaction failed */
+typedef struct PstFailure
+{
+	int			code;			/* SQLSTATE */
+	char		text[PST_REASON_LEN];
+} PstFailure;
+
 /* worker.c */
 extern PstDatabase *pst_served;
 extern TimestampTz pst_last_fold;
-extern int	pst_error_code;
-extern char pst_error_text[PST_REASON_LEN];
-extern bool pst_run_transaction(void (*step) (void), int commit_level);
+extern bool pst_run_transaction(void (*step) (void), bool durable, PstFailure *failure);
 extern void pst_fold_as_owner(const PstTables *tables, void (*fold) (const PstTables *));
 extern bool pst_may_complain(TimestampTz *last);
 extern void pst_check_interrupts(void);
@@ -36,7 +41,7 @@ extern void pst_end_group_fold(bool committed);
 /* flush.c */
 extern void pst_flush_init(void);
 extern void pst_flush_pending(void);
-extern long pst_time_to_flush(TimestampTz last_flush);
+extern long pst_time_to_flush(void);
 extern bool pst_is_flush_wanted(void);
 extern void pst_report_leftover(void);
 extern void pst_end_flights(bool committed);

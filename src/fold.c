@@ -669,9 +669,12 @@ end_fold(ErrorContextCallback *context)
 	error_context_stack = context->previous;
 }
 
+/* In a copy of what we know of the table: a trigger that counts may load it anew */
 static uint64
-fold_as_owner(const PstTables *tables, PstDeltas *deltas)
+fold_as_owner(const PstTables *known, PstDeltas *deltas)
 {
+	PstTables	copy = *known;
+	const PstTables *tables = &copy;
 	PstOwnerScope scope;
 	ErrorContextCallback context;
 	uint64		written;
@@ -708,9 +711,11 @@ pst_fold(const PstTables *tables, PstDeltas *deltas)
  * pst_may_hurry() false.
  */
 void
-pst_fold_units(const PstTables *tables, const PstDeltas *units, PstVerdict *verdicts, int nunits,
+pst_fold_units(const PstTables *known, const PstDeltas *units, PstVerdict *verdicts, int nunits,
 			   bool in_haste)
 {
+	PstTables	copy = *known;
+	const PstTables *tables = &copy;
 	ErrorContextCallback context;
 
 	begin_fold(tables, &context);

@@ -48,6 +48,7 @@
 
 #include "access/xact.h"
 #include "miscadmin.h"
+#include "replication/syncrep.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "storage/pmsignal.h"
@@ -134,7 +135,7 @@ make_room(PstSlot *slot, Size size)
 	if (size > PST_UNIT_BYTES)
 		return false;
 	if (size > PST_INLINE_BYTES)
-		slot->big = dsa_allocate_extended(pst_area, size, DSA_ALLOC_NO_OOM);
+		slot->big = pst_allocate(size);
 	return size <= PST_INLINE_BYTES || DsaPointerIsValid(slot->big);
 }
 
@@ -146,7 +147,7 @@ fill_slot(PstSlot *slot, const PstTables *tables, const PstDeltas *deltas)
 	slot->ndeltas = deltas->len;
 	slot->kind = deltas->kind;
 	slot->stats = tables->stats;
-	slot->sync_commit = synchronous_commit;
+	slot->durable = synchronous_commit > SYNCHRONOUS_COMMIT_OFF;
 	slot->orphan = 0;
 	slot->since = 0;
 	flatten(deltas, slot_data(slot));
@@ -271,7 +272,7 @@ wait_with_timeout(PstDatabase *db, PstSlot *slot)
 		enable_timeout_after(LOCK_TIMEOUT, LockTimeout);
 	state = wait_for_outcome(db, slot);
 	if (LockTimeout > 0)
-		disable_timeout(LOCK_TIMEOUT, state == PST_WITHDRAWN);
+		disable_timeout(LOCK_TIMEOUT, state != PST_FOLDED);
 	return state;
 }
 
@@ -280,6 +281,18 @@ static void
 ignore_cancel(void)
 {
 	QueryCancelPending = false;
+}
+
+/*
+ * The flusher's commit is on this server's disk.  For standbys each waits by himself, for
+ * the level that he wants, with the warnings that any commit has (syncrep.c).
+ */
+static void
+await_standbys(XLogRecPtr lsn)
+{
+	HOLD_INTERRUPTS();
+	SyncRepWaitForLSN(lsn, true);
+	RESUME_INTERRUPTS();
 }
 
 /* Hands the deltas to the flusher, and waits for its commit */
@@ -298,6 +311,7 @@ queue_and_wait(PstDatabase *db, PstSlot *slot)
 	if (outcome == PST_FOLDED)
 	{
 		ignore_cancel();
+		await_standbys(slot->lsn);
 		return true;
 	}
 
@@ -372,8 +386,10 @@ pst_end_group(bool aborted)
 static bool
 has_company(PstDatabase *db)
 {
-	return pg_atomic_read_u32(&db->head) != PST_NONE ||
-		GetCurrentTimestamp() - (TimestampTz) pg_atomic_read_u64(&db->company_at) < COMPANY_US;
+	TimestampTz passed = GetCurrentTimestamp() - (TimestampTz) pg_atomic_read_u64(&db->company_at);
+
+	/* The clock may have been put back since */
+	return pg_atomic_read_u32(&db->head) != PST_NONE || (passed >= 0 && passed < COMPANY_US);
 }
 
 bool

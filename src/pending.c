@@ -29,7 +29,8 @@
  * flights are kept a while: a reader adds those whose XID its snapshot misses, or
  * that did not commit.  Only the last PST_FLIGHTS are kept, and entries without
  * pending counts go after a while.  A reader whose snapshot misses a flight that
- * was dropped can't be told: it takes another snapshot.
+ * was dropped can't be told: it takes another snapshot.  So does one that finds no
+ * entry where one was evicted with a flight that its snapshot misses.
  */
 #include "prompt_stats.h"
 
@@ -132,7 +133,7 @@ ensure_memory(PstPartition *partition)
 
 	if (DsaPointerIsValid(partition->memory))
 		return true;
-	new = dsa_allocate_extended(pst_area, memory_size(size), DSA_ALLOC_NO_OOM | DSA_ALLOC_HUGE);
+	new = pst_allocate(memory_size(size));
 	if (!DsaPointerIsValid(new))
 		return false;
 	init_memory(dsa_get_address(pst_area, new), size);
@@ -203,7 +204,7 @@ find_entry(PstEntries *memory, const PstKey *key, uint32 hash)
 
 /* NULL where all are in use */
 static PstEntry *
-insert_entry(PstPartition *partition, PstEntries *memory, const PstKey *key, uint32 hash)
+insert_entry(PstDatabase *db, PstPartition *partition, PstEntries *memory, const PstKey *key, uint32 hash)
 {
 	uint32		number = memory->free;
 	PstEntry   *entry;
@@ -219,6 +220,7 @@ insert_entry(PstPartition *partition, PstEntries *memory, const PstKey *key, uin
 	entry = &entries_of(memory)[number];
 	memset(entry, 0, sizeof(*entry));
 	entry->key = *key;
+	entry->cycle = pg_atomic_read_u32(&db->cycle);	/* which is to end */
 	entry->dropped = partition->evicted;
 	entry->next = *bucket_of(memory, hash);
 	*bucket_of(memory, hash) = number;
@@ -253,7 +255,7 @@ reserve_entry(PstDatabase *db, PstPartition *partition, const PstKey *key, uint3
 		return NULL;
 	entry = find_entry(memory, key, hash);
 	if (entry == NULL)
-		entry = insert_entry(partition, memory, key, hash);
+		entry = insert_entry(db, partition, memory, key, hash);
 	if (is_crowded(memory))
 		pg_atomic_write_u32(&db->crowded, 1);
 	if (entry == NULL || pst_total(entry->pending) > MAX_SUM)
@@ -309,6 +311,9 @@ bool
 pst_reserve(PstDatabase *db, const PstTables *tables, const PstDeltas *deltas,
 			PstOwnFold *why)
 {
+	*why = PST_OWN_COLLATION;
+	if (tables->has_aliases)
+		return false;			/* entries are found by their bytes */
 	*why = PST_OWN_TOO_LARGE;
 	if (deltas->len > MAX_RESERVED)
 		return false;
@@ -652,9 +657,9 @@ pst_read_ledger(PstDatabase *db, PstLedger *ledger)
 /* ---- reading ---- */
 
 static bool
-is_invisible(FullTransactionId xid, Snapshot snapshot)
+is_unseen(FullTransactionId xid, Snapshot snapshot)
 {
-	return XidInMVCCSnapshot(XidFromFullTransactionId(xid), snapshot);
+	return FullTransactionIdIsValid(xid) && XidInMVCCSnapshot(XidFromFullTransactionId(xid), snapshot);
 }
 
 /* Of a copy; what the table doesn't show to this snapshot.  False where that is not known. */
@@ -662,14 +667,14 @@ static bool
 sum_unseen(const PstEntry *entry, Snapshot snapshot, int64 *n)
 {
 	memset(n, 0, PST_NCOUNTERS * sizeof(int64));
-	if (FullTransactionIdIsValid(entry->dropped) && is_invisible(entry->dropped, snapshot))
+	if (is_unseen(entry->dropped, snapshot))
 		return false;
 	add(n, entry->pending);
 	for (int i = 0; i < entry->nflights; i++)
 	{
 		FullTransactionId xid = entry->flights[i].xid;
 
-		if (is_invisible(xid, snapshot) || !TransactionIdDidCommit(XidFromFullTransactionId(xid)))
+		if (is_unseen(xid, snapshot) || !TransactionIdDidCommit(XidFromFullTransactionId(xid)))
 			add(n, entry->flights[i].n);
 	}
 	return true;
@@ -684,6 +689,7 @@ pst_read_one_pending(PstDatabase *db, const PstTables *tables, Datum id,
 	PstEntry   *entry;
 	PstEntry	copy;
 	PstPartition *partition;
+	FullTransactionId evicted;
 	uint32		hash;
 
 	memset(n, 0, PST_NCOUNTERS * sizeof(int64));
@@ -695,21 +701,27 @@ pst_read_one_pending(PstDatabase *db, const PstTables *tables, Datum id,
 	entry = find_entry(memory_of(partition), &key, hash);
 	if (entry != NULL)
 		copy = *entry;
+	evicted = partition->evicted;
 	LWLockRelease(&partition->lock);
-	return entry == NULL || sum_unseen(&copy, snapshot, n);
+	return entry != NULL ? sum_unseen(&copy, snapshot, n) : !is_unseen(evicted, snapshot);
 }
 
-/* Those of the table, as far as there is room; returns how many there are */
+/*
+ * Those of the table, as far as there is room; returns how many there are, and the
+ * newest flight that went with an entry
+ */
 static uint32
-copy_entries(PstDatabase *db, Oid stats, PstEntry *copies, uint32 max)
+copy_entries(PstDatabase *db, Oid stats, PstEntry *copies, uint32 max, FullTransactionId *evicted)
 {
 	uint32		n = 0;
 
+	*evicted = InvalidFullTransactionId;
 	pst_lock_partitions(db, LW_SHARED);
 	for (int p = 0; p < PST_PARTITIONS; p++)
 	{
 		PstEntries *memory = memory_of(&db->partitions[p]);
 
+		*evicted = later_xid(*evicted, db->partitions[p].evicted);
 		for (uint32 i = 0; memory != NULL && i < memory->high; i++)
 		{
 			PstEntry   *entry = &entries_of(memory)[i];
@@ -727,12 +739,12 @@ copy_entries(PstDatabase *db, Oid stats, PstEntry *copies, uint32 max)
 
 /* All of the table, under the locks of all partitions */
 static PstEntry *
-copy_all_entries(PstDatabase *db, Oid stats, uint32 *n)
+copy_all_entries(PstDatabase *db, Oid stats, uint32 *n, FullTransactionId *evicted)
 {
 	uint32		max = 64;
 	PstEntry   *copies = palloc(max * sizeof(PstEntry));
 
-	while ((*n = copy_entries(db, stats, copies, max)) > max)
+	while ((*n = copy_entries(db, stats, copies, max, evicted)) > max)
 	{
 		pfree(copies);
 		max = *n + *n / 4;
@@ -749,8 +761,9 @@ bool
 pst_read_pending(PstDatabase *db, const PstTables *tables, Snapshot snapshot, PstDeltas *deltas)
 {
 	uint32		n;
-	PstEntry   *copies = copy_all_entries(db, tables->stats, &n);
-	bool		known = true;
+	FullTransactionId evicted;
+	PstEntry   *copies = copy_all_entries(db, tables->stats, &n, &evicted);
+	bool		known = !is_unseen(evicted, snapshot);
 
 	pst_init_deltas(deltas, tables, n);
 	for (uint32 i = 0; known && i < n; i++)

@@ -68,6 +68,7 @@ typedef struct PstTables
 	Oid			stats_owner;
 	PstIdKind	id_kind;
 	Oid			id_collation;
+	bool		has_aliases;	/* different ids can be one prompt */
 	AttrNumber	id_column;
 	AttrNumber	counter_columns[PST_NCOUNTERS];
 	AttrNumber	updated_at_column;	/* where sets_updated_at */
@@ -130,6 +131,7 @@ typedef enum PstOwnFold
 	PST_OWN_NO_FLUSHER,			/* off, starting, or no worker slot left */
 	PST_OWN_TOO_LARGE,			/* for a group, or for the table of pending
 								 * counts */
+	PST_OWN_COLLATION,			/* async: different ids can be one prompt */
 	PST_OWN_RETURNED			/* the flusher could not fold it */
 } PstOwnFold;
 
@@ -229,7 +231,7 @@ typedef enum PstVerdict
 
 /* fold.c */
 extern bool pst_may_hurry(const PstTables *tables);
-extern void pst_fold_units(const PstTables *tables, const PstDeltas *units, PstVerdict *verdicts, int nunits,
+extern void pst_fold_units(const PstTables *known, const PstDeltas *units, PstVerdict *verdicts, int nunits,
 						   bool in_haste);
 extern uint64 pst_fold(const PstTables *tables, PstDeltas *deltas);
 

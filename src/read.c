@@ -72,7 +72,7 @@ renew_snapshot(void)
 {
 	CHECK_FOR_INTERRUPTS();
 	PopActiveSnapshot();
-	PushActiveSnapshot(GetLatestSnapshot());
+	PushActiveSnapshot(GetTransactionSnapshot());	/* allowed in parallel mode, too */
 }
 
 static void

@@ -34,7 +34,7 @@ typedef struct TakenUnits
 	uint32	   *slots;
 	PstVerdict *verdicts;
 	int			len;
-	int			sync_commit;	/* the strongest that a unit asks for */
+	bool		durable;		/* a unit asks for it */
 	int64		counts;			/* in the units that are folded */
 	bool		folding;
 	bool		in_haste;		/* should that fail, they are held again */
@@ -90,7 +90,10 @@ tell_outcome(uint32 number, PstVerdict verdict)
 		pst_free_slot(slot);
 	}
 	else
+	{
+		slot->lsn = XactLastCommitEnd;
 		pst_tell(number, verdict == PST_VERDICT_FOLDED ? PST_FOLDED : PST_RETURNED);
+	}
 }
 
 /* What takes a fold back is tried again, too, down to its last try */
@@ -181,7 +184,7 @@ form_group(bool orphan)
 	int			left = 0;
 
 	taken.len = 0;
-	taken.sync_commit = SYNCHRONOUS_COMMIT_OFF;
+	taken.durable = false;
 	for (int i = 0; i < nheld; i++)
 	{
 		PstSlot    *slot = slot_of(held[i]);
@@ -192,7 +195,7 @@ form_group(bool orphan)
 			pst_free_slot(slot);	/* it was withdrawn */
 		else
 		{
-			taken.sync_commit = Max(taken.sync_commit, slot->sync_commit);
+			taken.durable |= slot->durable;
 			taken.slots[taken.len++] = held[i];
 		}
 	}
@@ -263,23 +266,24 @@ fold_taken(void)
 {
 	static TimestampTz complained = 0;
 	int			len = taken.len;
+	PstFailure	failure;
 	bool		ok;
 
 	gave_up = false;
 	fold_began = GetCurrentTimestamp();
 	taken.in_haste = false;
 	taken.folding = true;
-	ok = pst_run_transaction(fold_group_or_return, taken.sync_commit);
+	ok = pst_run_transaction(fold_group_or_return, taken.durable, &failure);
 	taken.folding = false;
 	if (taken.in_haste)
 		return false;
 	if (gave_up)
 		ereport(LOG,
 				(errmsg("could not take back the counts of a transaction that failed after they were folded"),
-				 errdetail("%s.", ok ? "A row or the table is gone" : pst_error_text)));
+				 errdetail("%s.", ok ? "A row or the table is gone" : failure.text)));
 	else if (!ok && pst_may_complain(&complained))
 		ereport(LOG,
-				(errmsg("could not fold a group: %s", pst_error_text),
+				(errmsg("could not fold a group: %s", failure.text),
 				 errdetail("Each of its %d transactions folds its own counts.", len)));
 	return true;
 }

@@ -56,11 +56,14 @@ typedef struct PstSlot
 	uint32		ndeltas;
 	int			kind;			/* PstIdKind of the deltas */
 	Oid			stats;			/* the table that the backend means */
-	int			sync_commit;	/* the backend's synchronous_commit */
+	bool		durable;		/* the backend's synchronous_commit is not off */
 	int			orphan;			/* takes a fold back: how often yet to be
 								 * tried */
 	TimestampTz since;			/* when it was queued; 0 until first carried
 								 * over */
+
+	/* Written by the flusher before FOLDED */
+	XLogRecPtr	lsn;			/* end of the commit that folded it */
 
 	/* Of the slot's backend alone */
 	dsa_pointer big;			/* the deltas, where they are not inline */
@@ -176,8 +179,7 @@ typedef struct PstDatabase
 	pg_atomic_uint32 flusher_proc;	/* its number in ProcGlobal->allProcs */
 	pg_atomic_uint32 flusher_idle;	/* PstFlusherSleep */
 	pg_atomic_uint64 started_at;	/* when one was last started */
-	uint32		cycle;			/* of the flusher alone: entries are marked
-								 * with it */
+	pg_atomic_uint32 cycle;		/* the flusher's: entries are marked with it */
 	pg_atomic_uint32 crowded;	/* 1: a partition fills up, flush now */
 	pg_atomic_uint32 stats;		/* the table that was counted in last */
 
@@ -210,6 +212,7 @@ typedef struct PstShared
 
 extern PstShared *pst_shared;
 extern dsa_area * pst_area;
+extern dsa_pointer pst_allocate(Size size);
 
 
 static inline bool

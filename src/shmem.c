@@ -25,12 +25,13 @@
 #include "storage/shmem.h"
 #include "utils/dsa.h"
 #include "utils/memutils.h"
+#include "utils/resowner.h"
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 
 /* Of all that is shared: to be changed with it */
 #ifndef PST_LAYOUT
-#define PST_LAYOUT 3
+#define PST_LAYOUT 4
 #endif
 
 typedef struct PstAnchor
@@ -96,6 +97,7 @@ init_shared(PstShared *shared)
 		pg_atomic_init_u32(&db->flusher, PST_NO_FLUSHER);
 		pg_atomic_init_u32(&db->flusher_proc, PST_NONE);
 		pg_atomic_init_u32(&db->flusher_idle, 0);
+		pg_atomic_init_u32(&db->cycle, 0);
 		pg_atomic_init_u64(&db->started_at, 0);
 		pg_atomic_init_u64(&db->company_at, 0);
 		pg_atomic_init_u32(&db->crowded, 0);
@@ -218,6 +220,38 @@ pst_attach(void)
 	if (pst_shared == NULL && !attach_failed && IsUnderPostmaster)
 		try_to_attach();
 	return pst_shared != NULL;
+}
+
+/*
+ * Memory of the area; invalid where there is none to be had, for whatever reason:
+ * DSA_ALLOC_NO_OOM does not cover a full /dev/shm (dsm_impl.c).  The caller holds no lock.
+ */
+dsa_pointer
+pst_allocate(Size size)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner caller = CurrentResourceOwner;
+	ResourceOwner owner = ResourceOwnerCreate(NULL, "prompt_stats");
+	volatile dsa_pointer result = InvalidDsaPointer;
+
+	CurrentResourceOwner = owner;
+	PG_TRY();
+	{
+		result = dsa_allocate_extended(pst_area, size, DSA_ALLOC_NO_OOM | DSA_ALLOC_HUGE);
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		LWLockReleaseAll();
+		FlushErrorState();
+	}
+	PG_END_TRY();
+	CurrentResourceOwner = caller;
+
+	/* What a failure has left behind */
+	ResourceOwnerRelease(owner, RESOURCE_RELEASE_BEFORE_LOCKS, false, false);
+	ResourceOwnerDelete(owner);
+	return result;
 }
 
 static bool

@@ -56,6 +56,7 @@ static const char *const own_fold_reasons[PST_NOWN] = {
 	[PST_OWN_NO_MEMORY] = "no_memory",
 	[PST_OWN_NO_FLUSHER] = "no_flusher",
 	[PST_OWN_TOO_LARGE] = "too_large",
+	[PST_OWN_COLLATION] = "collation",
 	[PST_OWN_RETURNED] = "returned",
 };
 

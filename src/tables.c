@@ -403,6 +403,7 @@ read_stats(PstTables *tables)
 	id = need_id_column(rel, name, "prompt_id", &tables->id_kind);
 	tables->id_column = id->attnum;
 	tables->id_collation = id->attcollation;
+	tables->has_aliases = OidIsValid(id->attcollation) && !get_collation_isdeterministic(id->attcollation);
 	for (int c = 0; c < PST_NCOUNTERS; c++)
 		tables->counter_max[c] = need_counter(rel, name, counter_columns[c], &tables->counter_columns[c]);
 	check_unique(rel, name, id->attnum);

@@ -58,40 +58,18 @@ PGDLLEXPORT void prompt_stats_flusher_main(Datum arg);
 PstDatabase *pst_served = NULL;
 TimestampTz pst_last_fold = 0;
 
-/* Of the transaction that failed last */
-int			pst_error_code;
-char		pst_error_text[PST_REASON_LEN];
-
-static int	sync_commit = SYNCHRONOUS_COMMIT_ON;	/* of the transaction that
-													 * runs */
+static bool is_durable = true;	/* the commit of the transaction that runs */
 static bool is_ready = false;	/* we are the flusher */
 static bool has_retired = false;	/* we were */
 static volatile sig_atomic_t is_terminated = false;
 
 /* ---- a transaction ---- */
 
-static const char *
-sync_commit_name(int level)
-{
-	switch (level)
-	{
-		case SYNCHRONOUS_COMMIT_OFF:
-			return "off";
-		case SYNCHRONOUS_COMMIT_LOCAL_FLUSH:
-			return "local";
-		case SYNCHRONOUS_COMMIT_REMOTE_WRITE:
-			return "remote_write";
-		case SYNCHRONOUS_COMMIT_REMOTE_APPLY:
-			return "remote_apply";
-		default:
-			return "on";
-	}
-}
-
+/* Never for a standby: each waiter waits for his own level (group.c) */
 static void
 set_sync_commit(void)
 {
-	SetConfigOption("synchronous_commit", sync_commit_name(sync_commit),
+	SetConfigOption("synchronous_commit", is_durable ? "local" : "off",
 					PGC_USERSET, PGC_S_SESSION);
 }
 
@@ -133,30 +111,30 @@ pst_may_complain(TimestampTz *last)
 
 /* In the handler of an error */
 static void
-keep_error(void)
+keep_error(PstFailure *failure)
 {
 	MemoryContext caller = MemoryContextSwitchTo(TopMemoryContext);
 	ErrorData  *error = CopyErrorData();
 
-	pst_error_code = error->sqlerrcode;
-	strlcpy(pst_error_text, error->message, sizeof(pst_error_text));
+	failure->code = error->sqlerrcode;
+	strlcpy(failure->text, error->message, sizeof(failure->text));
 	FreeErrorData(error);
 	FlushErrorState();
 	MemoryContextSwitchTo(caller);
 }
 
 /*
- * One transaction, which "step" ends.  False where it failed; pst_error_code and
- * pst_error_text say why.
+ * One transaction, which "step" ends.  False where it failed, and why.  "durable" on the
+ * disk of this server when it ends.
  */
 bool
-pst_run_transaction(void (*step) (void), int commit_level)
+pst_run_transaction(void (*step) (void), bool durable, PstFailure *failure)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	Oid			me = GetUserId();
 	bool		ok = true;
 
-	sync_commit = commit_level;
+	is_durable = durable;
 	SetCurrentStatementStartTimestamp();
 	PG_TRY();
 	{
@@ -168,7 +146,7 @@ pst_run_transaction(void (*step) (void), int commit_level)
 	PG_CATCH();
 	{
 		HOLD_INTERRUPTS();
-		keep_error();
+		keep_error(failure);
 		AbortCurrentTransaction();
 		SetSessionAuthorization(me, true);
 		RESUME_INTERRUPTS();
@@ -226,11 +204,15 @@ pst_sleep_until_woken(long timeout, uint32 soloist)
 	pg_atomic_write_u32(&pst_served->flusher_idle, PST_AWAKE);
 	ResetLatch(MyLatch);
 	pst_check_interrupts();
-	if (ConfigReloadPending)
-	{
-		ConfigReloadPending = false;
-		ProcessConfigFile(PGC_SIGHUP);
-	}
+}
+
+static void
+reload_settings(void)
+{
+	if (!ConfigReloadPending)
+		return;
+	ConfigReloadPending = false;
+	ProcessConfigFile(PGC_SIGHUP);
 }
 
 /* Under the locks of all partitions: from now on there may be another */
@@ -265,6 +247,7 @@ has_nothing_to_do(void)
 
 	if (pg_atomic_read_u32(&pst_served->head) != PST_NONE || pst_holds_waiting() || pst_is_flush_wanted())
 		return false;
+	pst_last_fold = Min(pst_last_fold, now);	/* the clock may have been put back */
 	return TimestampDifferenceExceeds(pst_last_fold, now, IDLE_MS) ||
 		(TimestampDifferenceExceeds(pst_last_fold, now, ABANDONED_MS) &&
 		 CountDBConnections(MyDatabaseId) == 0);
@@ -274,24 +257,21 @@ static void
 serve(void)
 {
 	long		retry = PST_RETRY_MIN_MS;
-	TimestampTz last_flush = 0;
 	long		wait;
 
 	pst_last_fold = GetCurrentTimestamp();
 	while (pst_use_flusher && !is_terminated)
 	{
 		pst_serve_waiting();
-		if (pst_time_to_flush(last_flush) == 0)
-		{
-			last_flush = GetCurrentTimestamp();
+		if (pst_time_to_flush() == 0)
 			pst_flush_pending();
-		}
+		pgstat_report_stat(false);
+		reload_settings();
 		if (pg_atomic_read_u32(&pst_served->head) != PST_NONE)
 			continue;
 
-		pgstat_report_stat(false);
 		retry = pst_holds_waiting() ? Min(retry * 2, PST_RETRY_MAX_MS) : PST_RETRY_MIN_MS;
-		wait = Min(pst_holds_waiting() ? retry : IDLE_CHECK_MS, Max(pst_time_to_flush(last_flush), 1));
+		wait = Min(pst_holds_waiting() ? retry : IDLE_CHECK_MS, Max(pst_time_to_flush(), 1));
 		pst_sleep_until_woken(wait, 0);
 		if (!has_nothing_to_do())
 			continue;
@@ -358,7 +338,7 @@ leave(int code, Datum arg)
 		return;
 	pst_return_waiting();
 	ConditionVariableBroadcast(&pst_served->flushed);
-	if (!pst_is_empty(pst_served))
+	if (!pst_is_empty(pst_served) || pg_atomic_read_u32(&pst_served->head) != PST_NONE)
 		pst_start_flusher(pst_served);
 }
 
@@ -426,6 +406,8 @@ prompt_stats_flusher_main(Datum arg)
 	RegisterXactCallback(at_flusher_event, NULL);
 	pgstat_report_activity(STATE_RUNNING, "folding counts");
 	pqsignal(SIGTERM, handle_sigterm);
+	if (ProcDiePending)
+		proc_exit(0);			/* SIGTERM came before */
 	if (announce())
 	{
 		serve();

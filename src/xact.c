@@ -63,12 +63,20 @@ forget_collected(void)
 	size_collected = 0;
 }
 
+static MemoryContext
+create_context(void)
+{
+	return AllocSetContextCreate(TopTransactionContext, "prompt_stats counts", ALLOCSET_SMALL_SIZES);
+}
+
+/* Where this fails, what was collected is as it was: the error may be caught */
 static void
 create_collected(int size)
 {
-	collect_context = AllocSetContextCreate(TopTransactionContext, "prompt_stats counts",
-											ALLOCSET_SMALL_SIZES);
-	collected = MemoryContextAllocHuge(collect_context, size * sizeof(Collected));
+	MemoryContext context = create_context();
+
+	collected = MemoryContextAllocHuge(context, size * sizeof(Collected));
+	collect_context = context;
 	size_collected = size;
 }
 
@@ -103,12 +111,14 @@ sum_collected(int first, PstDeltas *deltas)
 
 /*
  * A transaction may call millions of times for the same prompts: those of its innermost
- * level become one for each prompt, in memory of their own.
+ * level become one for each prompt, in memory of their own.  As create_collected(), this
+ * may fail.
  */
 static void
 merge_collected(void)
 {
-	MemoryContext old_context = collect_context;
+	MemoryContext context;
+	Collected  *merged;
 	Collected  *old = collected;
 	int			level = old[ncollected - 1].level;
 	int			first = ncollected;
@@ -121,22 +131,25 @@ merge_collected(void)
 	if (!sum_collected(first, &deltas))
 		return;
 
-	create_collected(size_collected);
-	MemoryContextSwitchTo(collect_context);
-	ncollected = first + deltas.len;
-	for (int i = 0; i < ncollected; i++)
+	context = create_context();
+	MemoryContextSwitchTo(context);
+	merged = MemoryContextAllocHuge(context, size_collected * sizeof(Collected));
+	for (int i = 0; i < first + deltas.len; i++)
 	{
 		if (i < first)
-			collected[i] = old[i];
+			merged[i] = old[i];
 		else
 		{
-			collected[i] = old[first];
-			collected[i].durability = durability;
-			collected[i].delta = deltas.items[i - first];
+			merged[i] = old[first];
+			merged[i].durability = durability;
+			merged[i].delta = deltas.items[i - first];
 		}
-		collected[i].delta.id = pst_copy_id(collected[i].delta.id, collected[i].kind);
+		merged[i].delta.id = pst_copy_id(merged[i].delta.id, merged[i].kind);
 	}
-	MemoryContextDelete(old_context);
+	MemoryContextDelete(collect_context);
+	collect_context = context;
+	collected = merged;
+	ncollected = first + deltas.len;
 }
 
 static void
@@ -150,8 +163,8 @@ make_room(void)
 		merge_collected();
 	if (ncollected <= size_collected / 2)
 		return;
+	collected = repalloc_huge(collected, 2 * size_collected * sizeof(Collected));
 	size_collected *= 2;
-	collected = repalloc_huge(collected, size_collected * sizeof(Collected));
 }
 
 /*
