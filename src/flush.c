@@ -52,15 +52,11 @@ pst_end_flights(bool committed)
 	folding = false;
 	if (committed && nflights > 0)
 		pst_last_fold = now;
+	if (committed)
+		pst_land(flights, nflights, now);
 	for (int i = 0; i < nflights; i++)
-	{
-		if (!flights[i].in_air)
-			continue;
-		if (committed)
-			pst_land(&flights[i], now);
-		else
+		if (flights[i].in_air)
 			pst_turn_back(&flights[i]);
-	}
 }
 
 /* ---- one transaction ---- */
@@ -139,8 +135,7 @@ fold_flights(void)
 				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
 				 errmsg("table prompt_stats is locked")));
 	xid = GetTopFullTransactionId();
-	for (int i = 0; i < nflights; i++)
-		pst_take_off(&flights[i], xid);
+	pst_take_off(flights, nflights, xid);
 	if (!OidIsValid(tables->stats))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_TABLE),
@@ -296,7 +291,7 @@ flush_gathered(int n)
 void
 pst_flush_pending(void)
 {
-	uint32		cycle = pg_atomic_add_fetch_u32(&pst_served->cycle, 1);
+	PstCycle	cycle;
 	uint64		wanted = pg_atomic_read_u64(&pst_served->flushes_wanted);
 	MemoryContext caller = MemoryContextSwitchTo(cycle_context);
 	int			n;
@@ -307,9 +302,12 @@ pst_flush_pending(void)
 	left_over = false;
 	pg_atomic_write_u32(&pst_served->crowded, 0);
 	pg_memory_barrier();
-	while ((n = pst_gather(pst_served, cycle, holds, batch)) > 0)
+	pst_begin_cycle(pst_served, &cycle);
+	while ((n = pst_gather(pst_served, &cycle, holds, batch)) > 0)
 	{
 		flush_gathered(n);
+		if (left_over)
+			pst_list_again(holds, n);
 		pg_atomic_fetch_add_u64(&pst_served->flushes, 1);
 		pst_check_interrupts();
 	}
@@ -361,10 +359,12 @@ report(const PstHold *hold)
 void
 pst_report_leftover(void)
 {
-	uint32		cycle = pg_atomic_add_fetch_u32(&pst_served->cycle, 1);
+	PstCycle	cycle;
 	int			n;
 
-	while ((n = pst_gather(pst_served, cycle, holds, MAX_HOLDS)) > 0)
+	pst_list_due(pst_served);
+	pst_begin_cycle(pst_served, &cycle);
+	while ((n = pst_gather(pst_served, &cycle, holds, MAX_HOLDS)) > 0)
 		for (int i = 0; i < n; i++)
 			report(&holds[i]);
 }

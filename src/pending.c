@@ -51,7 +51,7 @@
 #define MAX_SUM			(INT64CONST(1) << 61)
 
 /* How long an entry stays for the sake of statements that run */
-#define KEEP_MS			2000
+#define KEEP_MS			1000
 
 /* What this transaction has reserved; in TopMemoryContext */
 static PstHold *reserved = NULL;
@@ -204,7 +204,7 @@ find_entry(PstEntries *memory, const PstKey *key, uint32 hash)
 
 /* NULL where all are in use */
 static PstEntry *
-insert_entry(PstDatabase *db, PstPartition *partition, PstEntries *memory, const PstKey *key, uint32 hash)
+insert_entry(PstPartition *partition, PstEntries *memory, const PstKey *key, uint32 hash)
 {
 	uint32		number = memory->free;
 	PstEntry   *entry;
@@ -220,7 +220,6 @@ insert_entry(PstDatabase *db, PstPartition *partition, PstEntries *memory, const
 	entry = &entries_of(memory)[number];
 	memset(entry, 0, sizeof(*entry));
 	entry->key = *key;
-	entry->cycle = pg_atomic_read_u32(&db->cycle);	/* which is to end */
 	entry->dropped = partition->evicted;
 	entry->next = *bucket_of(memory, hash);
 	*bucket_of(memory, hash) = number;
@@ -255,7 +254,7 @@ reserve_entry(PstDatabase *db, PstPartition *partition, const PstKey *key, uint3
 		return NULL;
 	entry = find_entry(memory, key, hash);
 	if (entry == NULL)
-		entry = insert_entry(db, partition, memory, key, hash);
+		entry = insert_entry(partition, memory, key, hash);
 	if (is_crowded(memory))
 		pg_atomic_write_u32(&db->crowded, 1);
 	if (entry == NULL || pst_total(entry->pending) > MAX_SUM)
@@ -338,6 +337,17 @@ pst_reserve(PstDatabase *db, const PstTables *tables, const PstDeltas *deltas,
 	return true;
 }
 
+/* Under the lock of the partition: the flusher is to look at it */
+static void
+list_entry(PstPartition *partition, PstEntry *entry)
+{
+	if (entry->is_due)
+		return;
+	entry->is_due = true;
+	entry->next_due = partition->due;
+	partition->due = entry - entries_of(memory_of(partition));
+}
+
 /* In the callbacks at the end of a transaction: must not fail */
 void
 pst_end_reserved(bool publish)
@@ -354,6 +364,7 @@ pst_end_reserved(bool publish)
 			if (pst_is_zero(hold->entry->pending))
 				hold->entry->since = GetCurrentTransactionStopTimestamp();
 			add(hold->entry->pending, hold->n);
+			list_entry(hold->partition, hold->entry);
 			hold->partition->accepted += pst_total(hold->n);
 		}
 		LWLockRelease(&hold->partition->lock);
@@ -363,20 +374,67 @@ pst_end_reserved(bool publish)
 
 /* ---- flushing: by the flusher alone ---- */
 
-/* Entries of one table that have pending counts and that this cycle has not met yet */
-static int
-gather_from(PstPartition *partition, uint32 cycle, PstHold *holds, int n, int max)
+/*
+ * Entries with pending counts are in a list of their partition, each once: whoever makes
+ * it due links it.  A cycle takes the lists of that moment, so that it comes to an end.
+ */
+
+/* For a new flusher, since one that died may have had some in its hands */
+void
+pst_list_due(PstDatabase *db)
 {
-	PstEntries *memory = memory_of(partition);
-
-	for (uint32 i = 0; memory != NULL && i < memory->high && n < max; i++)
+	for (int p = 0; p < PST_PARTITIONS; p++)
 	{
-		PstEntry   *entry = &entries_of(memory)[i];
+		PstPartition *partition = &db->partitions[p];
+		PstEntries *memory;
 
-		if (!OidIsValid(entry->key.stats) || entry->cycle == cycle || pst_is_zero(entry->pending) ||
-			(n > 0 && entry->key.stats != holds[0].key.stats))
+		LWLockAcquire(&partition->lock, LW_EXCLUSIVE);
+		memory = memory_of(partition);
+		partition->due = PST_NONE;
+		for (uint32 i = 0; memory != NULL && i < memory->high; i++)
+		{
+			PstEntry   *entry = &entries_of(memory)[i];
+
+			entry->is_due = false;
+			if (OidIsValid(entry->key.stats) && !pst_is_zero(entry->pending))
+				list_entry(partition, entry);
+		}
+		LWLockRelease(&partition->lock);
+	}
+}
+
+void
+pst_begin_cycle(PstDatabase *db, PstCycle *cycle)
+{
+	for (int p = 0; p < PST_PARTITIONS; p++)
+	{
+		PstPartition *partition = &db->partitions[p];
+
+		LWLockAcquire(&partition->lock, LW_EXCLUSIVE);
+		cycle->todo[p] = partition->due;
+		cycle->others[p] = PST_NONE;
+		partition->due = PST_NONE;
+		LWLockRelease(&partition->lock);
+	}
+}
+
+/* All of one table */
+static int
+gather_from(PstPartition *partition, uint32 *todo, uint32 *others, PstHold *holds, int n, int max)
+{
+	while (*todo != PST_NONE && n < max)
+	{
+		uint32		number = *todo;
+		PstEntry   *entry = &entries_of(memory_of(partition))[number];
+
+		*todo = entry->next_due;
+		if (n > 0 && entry->key.stats != holds[0].key.stats)
+		{
+			entry->next_due = *others;
+			*others = number;
 			continue;
-		entry->cycle = cycle;
+		}
+		entry->is_due = false;
 		memset(&holds[n], 0, sizeof(PstHold));
 		holds[n].partition = partition;
 		holds[n].entry = entry;
@@ -385,18 +443,56 @@ gather_from(PstPartition *partition, uint32 cycle, PstHold *holds, int n, int ma
 	return n;
 }
 
+/* The next of the cycle, of one table; 0 where it is over */
 int
-pst_gather(PstDatabase *db, uint32 cycle, PstHold *holds, int max)
+pst_gather(PstDatabase *db, PstCycle *cycle, PstHold *holds, int max)
 {
 	int			n = 0;
 
-	for (int p = 0; p < PST_PARTITIONS && n < max; p++)
+	for (int pass = 0; pass < 2 && n == 0; pass++)
 	{
-		LWLockAcquire(&db->partitions[p].lock, LW_EXCLUSIVE);
-		n = gather_from(&db->partitions[p], cycle, holds, n, max);
-		LWLockRelease(&db->partitions[p].lock);
+		for (int p = 0; p < PST_PARTITIONS && n < max; p++)
+		{
+			if (cycle->todo[p] == PST_NONE)
+				continue;
+			LWLockAcquire(&db->partitions[p].lock, LW_EXCLUSIVE);
+			n = gather_from(&db->partitions[p], &cycle->todo[p], &cycle->others[p], holds, n, max);
+			LWLockRelease(&db->partitions[p].lock);
+		}
+		if (n > 0)
+			break;
+		memcpy(cycle->todo, cycle->others, sizeof(cycle->todo));
+		memset(cycle->others, 0xff, sizeof(cycle->others));	/* PST_NONE */
 	}
 	return n;
+}
+
+/* Holds come in the order of their partitions: so each lock is taken once for many */
+static void
+switch_lock(PstPartition **held, PstPartition *wanted)
+{
+	if (*held == wanted)
+		return;
+	if (*held != NULL)
+		LWLockRelease(&(*held)->lock);
+	if (wanted != NULL)
+		LWLockAcquire(&wanted->lock, LW_EXCLUSIVE);
+	*held = wanted;
+}
+
+/* Those that were not folded are for the next cycle */
+void
+pst_list_again(PstHold *holds, int n)
+{
+	PstPartition *held = NULL;
+
+	for (int i = 0; i < n; i++)
+	{
+		switch_lock(&held, holds[i].partition);
+		if (!pst_is_zero(holds[i].entry->pending))
+			list_entry(held, holds[i].entry);
+	}
+	switch_lock(&held, NULL);
 }
 
 static void
@@ -407,14 +503,13 @@ drop_flight(PstEntry *entry)
 	entry->nflights--;
 }
 
-/* What is pending becomes a flight of the transaction that folds it */
-void
-pst_take_off(PstHold *hold, FullTransactionId xid)
+/* Under the lock of the partition */
+static void
+take_off(PstHold *hold, FullTransactionId xid)
 {
 	PstEntry   *entry = hold->entry;
 	PstFlight  *flight;
 
-	LWLockAcquire(&hold->partition->lock, LW_EXCLUSIVE);
 	if (entry->nflights == PST_FLIGHTS)
 		drop_flight(entry);
 	flight = &entry->flights[entry->nflights++];
@@ -424,21 +519,41 @@ pst_take_off(PstHold *hold, FullTransactionId xid)
 	memset(entry->pending, 0, sizeof(entry->pending));
 	hold->since = entry->since;
 	hold->in_air = entry->in_air = true;
-	LWLockRelease(&hold->partition->lock);
 }
 
-/* It is folded, durable and visible.  In a callback: must not fail. */
+/* What is pending becomes flights of the transaction that folds it */
 void
-pst_land(PstHold *hold, TimestampTz now)
+pst_take_off(PstHold *holds, int n, FullTransactionId xid)
 {
-	LWLockAcquire(&hold->partition->lock, LW_EXCLUSIVE);
-	hold->entry->in_air = hold->in_air = false;
-	hold->entry->flushed_at = now;
-	hold->partition->flushed += pst_total(hold->n);
-	LWLockRelease(&hold->partition->lock);
+	PstPartition *held = NULL;
+
+	for (int i = 0; i < n; i++)
+	{
+		switch_lock(&held, holds[i].partition);
+		take_off(&holds[i], xid);
+	}
+	switch_lock(&held, NULL);
 }
 
-/* It is not folded, and pending again.  In a callback: must not fail. */
+/* What is in the air is folded, durable and visible.  In a callback: must not fail. */
+void
+pst_land(PstHold *holds, int n, TimestampTz now)
+{
+	PstPartition *held = NULL;
+
+	for (int i = 0; i < n; i++)
+	{
+		if (!holds[i].in_air)
+			continue;
+		switch_lock(&held, holds[i].partition);
+		holds[i].entry->in_air = holds[i].in_air = false;
+		holds[i].entry->flushed_at = now;
+		held->flushed += pst_total(holds[i].n);
+	}
+	switch_lock(&held, NULL);
+}
+
+/* It is not folded, and pending again; not listed yet.  In a callback: must not fail. */
 void
 pst_turn_back(PstHold *hold)
 {
@@ -472,9 +587,17 @@ later_xid(FullTransactionId a, FullTransactionId b)
 	return FullTransactionIdPrecedes(a, b) ? b : a;
 }
 
+/* XIDs are compared by their lower half, so what is long past is forgotten */
+static void
+forget_old_xid(FullTransactionId *xid, FullTransactionId next)
+{
+	if (U64FromFullTransactionId(*xid) + (MaxTransactionId / 4) < U64FromFullTransactionId(next))
+		*xid = InvalidFullTransactionId;
+}
+
 /* Old ones; where memory is short, all that hold nothing */
 static void
-evict_entries(PstPartition *partition, PstEntries *memory, TimestampTz now)
+evict_entries(PstPartition *partition, PstEntries *memory, TimestampTz now, FullTransactionId next)
 {
 	bool		all = is_crowded(memory);
 
@@ -482,8 +605,9 @@ evict_entries(PstPartition *partition, PstEntries *memory, TimestampTz now)
 	{
 		PstEntry   *entry = &entries_of(memory)[i];
 
+		forget_old_xid(&entry->dropped, next);
 		if (!OidIsValid(entry->key.stats) || entry->reserved > 0 || entry->in_air ||
-			!pst_is_zero(entry->pending) ||
+			entry->is_due || !pst_is_zero(entry->pending) ||
 			(!all && !TimestampDifferenceExceeds(entry->flushed_at, now, KEEP_MS)))
 			continue;
 		partition->evicted = later_xid(partition->evicted, entry->dropped);
@@ -493,16 +617,8 @@ evict_entries(PstPartition *partition, PstEntries *memory, TimestampTz now)
 	}
 }
 
-/* XIDs are compared by their lower half, so what is long past is forgotten */
 static void
-forget_old_xid(FullTransactionId *xid, FullTransactionId next)
-{
-	if (U64FromFullTransactionId(*xid) + (MaxTransactionId / 4) < U64FromFullTransactionId(next))
-		*xid = InvalidFullTransactionId;
-}
-
-static void
-tidy_partition(PstPartition *partition, bool release, TimestampTz now, FullTransactionId next)
+tidy_partition(PstPartition *partition, bool all, bool release, TimestampTz now, FullTransactionId next)
 {
 	dsa_pointer unused = InvalidDsaPointer;
 	PstEntries *memory;
@@ -510,11 +626,9 @@ tidy_partition(PstPartition *partition, bool release, TimestampTz now, FullTrans
 	LWLockAcquire(&partition->lock, LW_EXCLUSIVE);
 	memory = memory_of(partition);
 	forget_old_xid(&partition->evicted, next);
-	if (memory != NULL)
+	if (memory != NULL && (all || is_crowded(memory)))
 	{
-		evict_entries(partition, memory, now);
-		for (uint32 i = 0; i < memory->high; i++)
-			forget_old_xid(&entries_of(memory)[i].dropped, next);
+		evict_entries(partition, memory, now, next);
 		if (memory->used == 0 && (release || memory->size != configured_size()))
 		{
 			unused = partition->memory;
@@ -531,16 +645,24 @@ tidy_partition(PstPartition *partition, bool release, TimestampTz now, FullTrans
 		dsa_free(pst_area, unused);
 }
 
-/* Removes entries that are not needed any more; "release": their memory, too */
+/*
+ * Removes entries that are not needed any more, now and then, or where memory is short;
+ * "release": their memory, too
+ */
 void
 pst_tidy_partitions(PstDatabase *db, bool release)
 {
+	static TimestampTz last = 0;
 	TimestampTz now = GetCurrentTimestamp();
 	FullTransactionId next = ReadNextFullTransactionId();
+	bool		all = release || now < last || TimestampDifferenceExceeds(last, now, KEEP_MS / 2);
+
+	if (all)
+		last = now;
 
 	for (int p = 0; p < PST_PARTITIONS; p++)
 		if (DsaPointerIsValid(db->partitions[p].memory))
-			tidy_partition(&db->partitions[p], release, now, next);
+			tidy_partition(&db->partitions[p], all, release, now, next);
 }
 
 /* ---- all partitions ---- */
@@ -552,6 +674,7 @@ pst_init_partitions(PstDatabase *db, int tranche)
 	{
 		LWLockInitialize(&db->partitions[p].lock, tranche);
 		db->partitions[p].memory = InvalidDsaPointer;
+		db->partitions[p].due = PST_NONE;
 	}
 }
 
@@ -568,6 +691,7 @@ pst_clear_partitions(PstDatabase *db)
 		memory = memory_of(partition);
 		if (memory != NULL)
 			init_memory(memory, memory->size);
+		partition->due = PST_NONE;
 		partition->reserved = 0;
 		partition->accepted = partition->flushed = partition->rejected = 0;
 		partition->evicted = InvalidFullTransactionId;

@@ -100,7 +100,8 @@ typedef struct PstEntry
 	PstKey		key;
 	uint32		next;			/* in its bucket, or of those that are free */
 	uint32		reserved;		/* transactions that are about to add to it */
-	uint32		cycle;			/* of the flusher that last looked at it */
+	uint32		next_due;
+	bool		is_due;			/* in a list of those that have pending counts */
 	bool		in_air;			/* the last flight has not landed */
 	int64		pending[PST_NCOUNTERS];
 	TimestampTz since;			/* of the oldest pending count */
@@ -129,6 +130,7 @@ typedef struct PstPartition
 
 	/* Under lock */
 	dsa_pointer memory;			/* PstEntries, or invalid until needed */
+	uint32		due;			/* the first entry that has pending counts */
 	uint32		reserved;		/* the sum over its entries */
 	FullTransactionId evicted;	/* the newest flight that went with an entry */
 
@@ -179,7 +181,6 @@ typedef struct PstDatabase
 	pg_atomic_uint32 flusher_proc;	/* its number in ProcGlobal->allProcs */
 	pg_atomic_uint32 flusher_idle;	/* PstFlusherSleep */
 	pg_atomic_uint64 started_at;	/* when one was last started */
-	pg_atomic_uint32 cycle;		/* the flusher's: entries are marked with it */
 	pg_atomic_uint32 crowded;	/* 1: a partition fills up, flush now */
 	pg_atomic_uint32 stats;		/* the table that was counted in last */
 
@@ -234,6 +235,14 @@ typedef struct PstHold
 	bool		in_air;			/* the flusher's: has left pending, not landed */
 } PstHold;
 
+/* What a cycle of the flusher has still to look at, in each partition: lists of entries */
+typedef struct PstCycle
+{
+	uint32		todo[PST_PARTITIONS];
+	uint32		others[PST_PARTITIONS]; /* of another table: when the first is
+										 * done */
+} PstCycle;
+
 /* The sums of now, for the view of a database's state */
 typedef struct PstLedger
 {
@@ -252,9 +261,12 @@ extern bool pst_reserve(PstDatabase *db, const PstTables *tables, const PstDelta
 extern void pst_end_reserved(bool publish);
 extern void pst_lock_partitions(PstDatabase *db, LWLockMode mode);
 extern void pst_unlock_partitions(PstDatabase *db);
-extern int	pst_gather(PstDatabase *db, uint32 cycle, PstHold *holds, int max);
-extern void pst_take_off(PstHold *hold, FullTransactionId xid);
-extern void pst_land(PstHold *hold, TimestampTz now);
+extern void pst_list_due(PstDatabase *db);
+extern void pst_begin_cycle(PstDatabase *db, PstCycle *cycle);
+extern int	pst_gather(PstDatabase *db, PstCycle *cycle, PstHold *holds, int max);
+extern void pst_list_again(PstHold *holds, int n);
+extern void pst_take_off(PstHold *holds, int n, FullTransactionId xid);
+extern void pst_land(PstHold *holds, int n, TimestampTz now);
 extern void pst_turn_back(PstHold *hold);
 extern void pst_reject(PstDatabase *db, PstHold *hold, const char *reason);
 extern void pst_tidy_partitions(PstDatabase *db, bool release);

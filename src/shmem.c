@@ -97,7 +97,6 @@ init_shared(PstShared *shared)
 		pg_atomic_init_u32(&db->flusher, PST_NO_FLUSHER);
 		pg_atomic_init_u32(&db->flusher_proc, PST_NONE);
 		pg_atomic_init_u32(&db->flusher_idle, 0);
-		pg_atomic_init_u32(&db->cycle, 0);
 		pg_atomic_init_u64(&db->started_at, 0);
 		pg_atomic_init_u64(&db->company_at, 0);
 		pg_atomic_init_u32(&db->crowded, 0);

@@ -372,6 +372,7 @@ announce(void)
 	if (!pg_atomic_compare_exchange_u32(&pst_served->flusher, &starting, PST_FLUSHER_READY))
 		return false;
 	is_ready = true;
+	pst_list_due(pst_served);
 	pg_atomic_write_u32(&pst_served->flusher_proc, pst_my_procno());
 	return true;
 }
