@@ -47,5 +47,7 @@ perl -MJSON::PP -0777 -e '
 	my ($version, $meta) = ($ARGV[0], decode_json(<STDIN>));
 	exit grep { $_ !~ /^\Q$version\E(\.0)?$/ } $meta->{version}, $meta->{provides}{prompt_stats}{version};
 ' "$version" <META.json || complain "META.json is not of version $version"
+[ "$(grep -c '^## .*(unreleased)' CHANGELOG.md)" = "$(grep -c '"release_status": "testing"' META.json)" ] ||
+	complain "CHANGELOG.md and META.json do not agree on what is released"
 
 exit $status
