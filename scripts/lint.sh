@@ -20,7 +20,7 @@ include=$("$PG_CONFIG" --includedir-server)
 cppcheck --quiet -j"$(nproc)" --error-exitcode=1 --inline-suppr --max-configs=1 \
 	--enable=warning,performance,portability -I "$include" --suppress="*:$include/*" src || complain "cppcheck"
 
-shellcheck scripts/*.sh .ci/run || complain "shellcheck"
+shellcheck scripts/*.sh .ci/run bench/run bench/inside || complain "shellcheck"
 
 perl_dir=$(dirname "$("$PG_CONFIG" --pgxs)")/../test/perl
 for file in test/t/*.pl; do
@@ -47,5 +47,22 @@ perl -MJSON::PP -0777 -e '
 	my ($version, $meta) = ($ARGV[0], decode_json(<STDIN>));
 	exit grep { $_ !~ /^\Q$version\E(\.0)?$/ } $meta->{version}, $meta->{provides}{prompt_stats}{version};
 ' "$version" <META.json || complain "META.json is not of version $version"
+[ "$(grep -c '^## .*(unreleased)' CHANGELOG.md)" = "$(grep -c '"release_status": "testing"' META.json)" ] ||
+	complain "CHANGELOG.md and META.json do not agree on what is released"
+
+# The README quotes the first result that it names: its plots, and rows of its table,
+# whose contenders it calls by other names
+how_fast=$(sed -n '/^## How fast/,/^## Functions/p' README.md)
+result=$(grep -om1 'bench/results/[^/)]*/summary\.md' <<<"$how_fast" || true)
+figures=$({ grep '^| .*[0-9] (' <<<"$how_fast" || true; } | sed -E '
+	s/^\| \W([a-z]+)\W \|/| prompt_stats (\1) |/
+	s/^\| a C function that does nothing /| no-op C function /
+	s/^(\| slotted counter), 64 slots /\1 /
+	s/^(\| delta table) with a roll-up each second /\1 /')
+if [ -z "$figures" ] || [ ! -f "$result" ] || grep -vxFf "$result" <<<"$figures"; then
+	complain "these figures of the README are not in $result"
+fi
+! grep -o '](bench/results/.*svg)' <<<"$how_fast" | grep -vF "](${result%/*}/" ||
+	complain "these plots of the README are not those of ${result%/*}"
 
 exit $status

@@ -24,6 +24,11 @@ SELECT prompt_stats_flush();
 --@ total
 SELECT sum(view_count) FROM prompt_stats;
 
+--@ folds
+-- Row versions that it has written, of one prompt; mode "transaction", which writes one
+-- a count, is not told.
+SELECT groups + flushes + own_folds FROM prompt_stats_status;
+
 --@ read one count, plain
 -- As from any table of counters, the upserts' too.
 SELECT view_count FROM prompt_stats WHERE prompt_id = {id};

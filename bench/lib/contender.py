@@ -94,6 +94,10 @@ class Contender:
         """The sum of all counts; None for one that does not count."""
         return int(self.run(self.parts["total"])) if "total" in self.parts else None
 
+    def folds(self):
+        """How often it has written counts to its tables; 0 where it does not tell."""
+        return int(self.run(self.parts["folds"])) if "folds" in self.parts else 0
+
 
 def new_database(name):
     """With what every one has."""

@@ -11,6 +11,9 @@ from lib import server
 # would cost the fast contenders more than the slow ones.
 SAMPLED = 0.2
 
+# Seconds that so many clients took to connect when they last did
+CONNECTING = {}
+
 
 def pgbench(database, script, clients, length, settings={}, sampled=SAMPLED, prepared=True,
             until_error=False):
@@ -29,7 +32,16 @@ def pgbench(database, script, clients, length, settings={}, sampled=SAMPLED, pre
             env=server.environment(settings), capture_output=True, text=True)
         if done.returncode != (2 if until_error else 0):
             raise RuntimeError(f"pgbench in {database}: {done.stderr.strip()}")
-        return {**told(done.stdout), "latencies": latencies(directory)}
+        found = told(done.stdout)
+        CONNECTING[clients] = found["connect_ms"] / 1000
+        return {**found, "latencies": latencies(directory)}
+
+
+def duration(database, clients, seconds):
+    """pgbench's -T for so many seconds after all are connected: its clock starts before that."""
+    if clients not in CONNECTING:
+        pgbench(database, "SELECT 1;", clients, ["-t", "1"])
+    return ["-T", str(seconds + round(CONNECTING[clients]))]
 
 
 def told(output):
@@ -38,6 +50,7 @@ def told(output):
         return re.search(pattern, output, re.MULTILINE).group(1)
     return {"processed": int(number(r"actually processed: (\d+)")),
             "failed": int(number(r"failed transactions: (\d+)")),
+            "connect_ms": float(number(r"^initial connection time = ([\d.]+) ms")),
             "per_second": float(number(r"^tps = ([\d.]+) \(without"))}
 
 

@@ -3,6 +3,7 @@ import glob
 import os
 import subprocess
 import sys
+import time
 from contextlib import ExitStack
 
 sys.dont_write_bytecode = True
@@ -56,8 +57,7 @@ def measure(what, contenders, results):
 def benchmark(what):
     results = Results(os.path.join(OUT, "raw.csv"))
     build("slowsync")
-    with open(os.path.join(OUT, "settings.txt"), "w") as file:
-        file.write(machine.describe())
+    described = machine.describe()
     with ExitStack() as at_end:
         contenders = discover()
         for policy in TITLES:
@@ -68,6 +68,9 @@ def benchmark(what):
         print(plan.shown(what, lambda runs: throughput.able(runs, contenders), len(storage.able(contenders))),
               flush=True)
         measure(what, contenders, results)
+    with open(os.path.join(OUT, "settings.txt"), "w") as file:
+        took = time.time() - int(os.environ["BENCH_BEGAN"])
+        file.write(f"took        {took:.0f} s, from the start of bench/run, what it builds included, to this summary\n{described}")
     subprocess.run([os.path.join(BENCH, "report"), OUT], check=True)
     results.say(f"done; the plan was {what.minutes} minutes")
 

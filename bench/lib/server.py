@@ -5,9 +5,11 @@ is, PATH begins with its programs.
 """
 import os
 import subprocess
+import threading
 import time
 
-TICK = os.sysconf("SC_CLK_TCK")
+# Seconds: between two looks at the CPU time, until clients have settled, and the least to go by
+CPU_LOOK, CPU_SETTLE, CPU_LEAST = 0.1, 0.3, 0.15
 
 
 def psql_command(database):
@@ -29,13 +31,14 @@ def psql(database, sql, settings={}):
 
 
 class Session:
-    """A psql that stays open beside a measurement: `with Session(database, sql):`"""
+    """A psql that stays open beside a measurement, once the SQL has printed a line: `with Session(database, sql):`"""
 
     def __init__(self, database, sql):
         self.process = subprocess.Popen(psql_command(database), stdin=subprocess.PIPE,
                                         stdout=subprocess.PIPE, text=True)
         self.process.stdin.write(sql)
         self.process.stdin.flush()
+        self.process.stdout.readline()
 
     def __enter__(self):
         return self
@@ -47,13 +50,11 @@ class Session:
 
 def holding_snapshot(database):
     """A report that somebody left open: nothing that dies can be cleaned away."""
-    session = Session(database, "BEGIN ISOLATION LEVEL REPEATABLE READ;\nSELECT 'held';\n")
-    session.process.stdout.readline()
-    return session
+    return Session(database, "BEGIN ISOLATION LEVEL REPEATABLE READ;\nSELECT 'held';\n")
 
 
 def each_second(database, sql):
-    return Session(database, sql.rstrip().rstrip(";") + " \\watch 1\n")
+    return Session(database, "SELECT 'there';\n" + sql.rstrip().rstrip(";") + " \\watch 1\n")
 
 
 def wal_position(database):
@@ -76,44 +77,69 @@ def restart(environment):
                    env={**os.environ, **environment}, check=True)
 
 
-class Cpu:
-    """CPU seconds of the cluster's processes.
+class Cpu(threading.Thread):
+    """What the cluster's processes use in the steady state, while pgbench runs: `with Cpu(clients) as cpu:`
 
-    A process hands its time to its parent when it ends, so what the postmaster
-    has from its children is the backends that came and went; the living ones
-    are the background processes (and a flusher, if there is one).
+    It looks again and again. From a while after all clients were there, when what a
+    backend needs to start and for its first calls is spent, to the last time that they
+    all were there still.
     """
 
-    def __init__(self):
+    def __init__(self, clients):
+        super().__init__(daemon=True)
+        self.number = clients
+        self.done = threading.Event()
         with open(os.path.join(os.environ["PGDATA"], "postmaster.pid")) as file:
             self.postmaster = int(file.readline())
+        self.there = set(self.children())
+        self.clients = set()
+        self.readings = []              # (when, {pid: seconds} of clients, of others)
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *_):
+        self.done.set()
+        self.join()
+
+    def run(self):
+        while not self.done.wait(CPU_LOOK):
+            clients, others = self.read()
+            if len(clients) == self.number:
+                self.readings.append((time.monotonic(), clients, others))
 
     def children(self):
         with open(f"/proc/{self.postmaster}/task/{self.postmaster}/children") as file:
             return file.read().split()
 
+    def is_client(self, pid):
+        """A backend that came after us; its title says so once it is connected."""
+        if pid not in self.there and pid not in self.clients and b" [local] " in proc(pid, "cmdline"):
+            self.clients.add(pid)
+        return pid in self.clients
+
     def read(self):
-        """Seconds of those that ended, and {pid: seconds} of those that live."""
-        alive = {}
+        clients, others = {}, {}
         for pid in self.children():
             try:
-                alive[pid] = sum(stat(pid)[11:13]) / TICK
-            except FileNotFoundError:
-                pass
-        return sum(stat(self.postmaster)[13:15]) / TICK, alive
+                (clients if self.is_client(pid) else others)[pid] = int(proc(pid, "schedstat").split()[0]) / 1e9
+            except (FileNotFoundError, ProcessLookupError):
+                pass                    # it has just ended
+        return clients, others
 
-    def since(self, before):
-        """Seconds since that reading: (of backends that ended, of living processes)."""
-        # pgbench is gone a moment before its backends are.
-        deadline = time.monotonic() + 0.5
-        while set(self.children()) - set(before[1]) and time.monotonic() < deadline:
-            time.sleep(0.01)
-        ended, alive = self.read()
-        return ended - before[0], sum(now - before[1].get(pid, 0) for pid, now in alive.items())
+    def a_second(self):
+        """CPU seconds a second of the clients' backends, and of all other processes; None
+        where the run was too short to tell."""
+        same = [r for r in self.readings if r[1].keys() == self.readings[-1][1].keys()]
+        same = [r for r in same if r[0] >= same[0][0] + CPU_SETTLE]
+        if not same or same[-1][0] - same[0][0] < CPU_LEAST:
+            return None, None
+        (begin, *before), (end, *after) = same[0], same[-1]
+        return [sum(now - then.get(pid, 0) for pid, now in those.items()) / (end - begin)
+                for then, those in zip(before, after)]
 
 
-def stat(pid):
-    """/proc/PID/stat after the process's name, which may hold anything."""
-    with open(f"/proc/{pid}/stat") as file:
-        return [int(field) if field.lstrip("-").isdigit() else 0
-                for field in file.read().rsplit(")", 1)[1].split()]
+def proc(pid, name):
+    with open(f"/proc/{pid}/{name}", "rb") as file:
+        return file.read()

@@ -28,32 +28,49 @@ def measure(plan, runs, contenders, results):
                 results.add(runs.section, contender.name, clients, repeat, found)
 
 
+class Held:
+    """A snapshot that somebody left open, and what dies meanwhile: `with Held(contender) as held:`"""
+
+    def __init__(self, contender):
+        contender.run("VACUUM")         # what was dead before would go meanwhile
+        self.contender = contender
+        self.dead, self.folds = self.read()
+        self.session = server.holding_snapshot(contender.database)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.session.__exit__()
+
+    def read(self):
+        return storage.dead_rows(self.contender.database), self.contender.folds()
+
+    def figures(self, counts):
+        dead, folds = (now - then for now, then in zip(self.read(), (self.dead, self.folds)))
+        return {"dead_rows": dead, "dead_rows_a_count": dead / counts, "folds": folds or None}
+
+
 def run(contender, workload, prompts, clients, runs):
-    cpu = server.Cpu()
+    length = load.duration(contender.database, clients, runs.seconds)
     before = contender.total()
-    died = storage.dead_rows(contender.database) if runs.snapshot else 0
-    report = server.holding_snapshot(contender.database) if runs.snapshot else nullcontext()
-    with report:
-        with contender.at_work():
-            wal, spent = server.wal_position(contender.database), cpu.read()
-            found = load.pgbench(contender.database, workload.script(contender, prompts), clients,
-                                 ["-T", str(runs.seconds)],
+    with Held(contender) if runs.snapshot else nullcontext() as held:
+        wal = server.wal_position(contender.database)
+        with contender.at_work(), server.Cpu(clients) as cpu:
+            found = load.pgbench(contender.database, workload.script(contender, prompts), clients, length,
                                  {"synchronous_commit": runs.sync, **contender.settings})
-            backends, background = cpu.since(spent)
         contender.settle()
         wal = server.wal_position(contender.database) - wal
-        if runs.snapshot:
-            died = storage.dead_rows(contender.database) - died
+        counts = found["processed"] * workload.counts
+        if held:
+            found.update(held.figures(counts))
     after = contender.total()
 
-    counts = found["processed"] * workload.counts
     latencies = found.pop("latencies")
     found["per_second"] *= workload.counts
     found["wal_bytes_a_count"] = wal / counts
-    if runs.snapshot:
-        found["dead_rows_a_count"] = died / counts
-    found["backend_us_a_count"] = backends / counts * 1e6
-    found["background_us_a_count"] = background / counts * 1e6
+    for who, used in zip(("backend", "background"), cpu.a_second()):
+        found[who + "_us_a_count"] = used and used / found["per_second"] * 1e6
     for share in 50, 95, 99:
         found[f"p{share}_ms"] = load.percentile(latencies, share / 100)
     if after is not None:
