@@ -45,7 +45,8 @@ static const char *const counter_columns[PST_NCOUNTERS] = {
 static PstTables cached;
 static Oid	cached_config = InvalidOid;
 static bool cached_valid = false;
-static bool stats_valid = false;	/* at least as far as stats goes */
+static bool stats_valid = false;	/* what we know of cached.stats is */
+static bool stats_found = false;	/* and it is the extension's table now */
 static uint64 invalidations = 0;
 
 PG_FUNCTION_INFO_V1(prompt_stats_tables);
@@ -464,7 +465,7 @@ forget_table(Datum arg, Oid relid)
 	invalidations++;
 	if (!OidIsValid(relid) || relid == cached.stats || relid == cached.events ||
 		relid == cached.prompts || relid == cached_config)
-		cached_valid = stats_valid = false;
+		cached_valid = stats_found = stats_valid = false;
 }
 
 static void
@@ -480,8 +481,33 @@ PstTablesInit(void)
 	CacheRegisterSyscacheCallback(NAMESPACEOID, forget_all, (Datum) 0);
 }
 
+/* Plans name the tables in their text: a rename makes them useless */
 static void
-load_tables(Oid schema)
+replace_cached(const PstTables *fresh)
+{
+	if (memcmp(fresh, &cached, sizeof(cached)) == 0)
+		return;
+	pst_forget_plans();
+	memcpy(&cached, fresh, sizeof(cached));
+}
+
+/* What is known of the events, which has not been read again and is not valid now */
+static void
+keep_events(PstTables *fresh)
+{
+	fresh->events = cached.events;
+	fresh->events_owner = cached.events_owner;
+	fresh->event_id_kind = cached.event_id_kind;
+	fresh->user_kind = cached.user_kind;
+	fresh->fills_created_at = cached.fills_created_at;
+	fresh->event_prompts = cached.event_prompts;
+	memcpy(fresh->events_name, cached.events_name, sizeof(cached.events_name));
+	memcpy(fresh->events_path, cached.events_path, sizeof(cached.events_path));
+}
+
+/* Who only counts needs nothing of the events: it is a third of a session's first call */
+static void
+load_tables(Oid schema, bool with_events)
 {
 	PstTables	fresh;
 	uint64		seen = invalidations;
@@ -492,18 +518,15 @@ load_tables(Oid schema)
 	find_tables(cached_config, &fresh);
 	if (OidIsValid(fresh.stats))
 		read_stats(&fresh);
-	if (OidIsValid(fresh.events))
+	if (!with_events)
+		keep_events(&fresh);
+	else if (OidIsValid(fresh.events))
 		read_events(&fresh);
+	replace_cached(&fresh);
 
-	/* Plans name the tables in their text: a rename makes them useless */
-	if (memcmp(&fresh, &cached, sizeof(fresh)) != 0)
-	{
-		pst_forget_plans();
-		memcpy(&cached, &fresh, sizeof(fresh));
-	}
 	/* The server tells of changes to what exists, not of what is created */
-	stats_valid = seen == invalidations && OidIsValid(fresh.stats);
-	cached_valid = stats_valid && OidIsValid(fresh.events);
+	stats_found = stats_valid = seen == invalidations && OidIsValid(fresh.stats);
+	cached_valid = with_events && stats_valid && OidIsValid(fresh.events);
 }
 
 /* Only what is needed to fold into this table, wherever the extension went */
@@ -520,13 +543,10 @@ load_stats(Oid schema, Oid stats)
 		fresh.stats = stats;
 		read_stats(&fresh);
 	}
-	if (memcmp(&fresh, &cached, sizeof(fresh)) != 0)
-	{
-		pst_forget_plans();
-		memcpy(&cached, &fresh, sizeof(fresh));
-	}
+	keep_events(&fresh);
+	replace_cached(&fresh);
 	stats_valid = seen == invalidations && OidIsValid(fresh.stats);
-	cached_valid = false;
+	cached_valid = stats_found = false;
 }
 
 /*
@@ -536,10 +556,17 @@ load_stats(Oid schema, Oid stats)
 static const PstTables *
 get_tables(Oid function)
 {
-	Oid			schema = cached_valid ? cached.schema : get_func_namespace(function);
-
 	if (!cached_valid)
-		load_tables(schema);
+		load_tables(get_func_namespace(function), true);
+	return &cached;
+}
+
+/* The same as far as the counters go */
+static const PstTables *
+get_stats(Oid function)
+{
+	if (!stats_found)
+		load_tables(get_func_namespace(function), false);
 	return &cached;
 }
 
@@ -574,36 +601,42 @@ pst_need_tables(Oid function)
 }
 
 /*
- * As get_tables(), with one table, which must be there, locked.  Taking the lock reads what other sessions changed meanwhile, hence
- * the loop: the owner that we act as is the owner of now, and the table is one.
+ * As get_stats(), with the table there, and locked.  Taking the lock reads what other
+ * sessions changed meanwhile, hence the loop: the owner that we act as is the owner of
+ * now, and the table is one.
  */
 static const PstTables *
-lock_table(Oid function, const Oid *table, const char *name, LOCKMODE mode)
+lock_stats(Oid function, LOCKMODE mode)
 {
 	uint64		seen;
 
 	do
 	{
 		seen = invalidations;
-		(void) get_tables(function);
-		if (!OidIsValid(*table))
-			missing_table(name, cached.schema);
-		LockRelationOid(*table, mode);
-	} while (seen != invalidations && !cached_valid);
+		(void) pst_find_stats(function);
+		LockRelationOid(cached.stats, mode);
+	} while (seen != invalidations && !stats_found);
 	return &cached;
 }
 
 const PstTables *
 pst_lock_stats(Oid function)
 {
-	return lock_table(function, &cached.stats, "prompt_stats", RowExclusiveLock);
+	return lock_stats(function, RowExclusiveLock);
+}
+
+/* To read */
+const PstTables *
+pst_share_stats(Oid function)
+{
+	return lock_stats(function, AccessShareLock);
 }
 
 /* Without a lock: for a count that is folded at the end of the transaction */
 const PstTables *
 pst_find_stats(Oid function)
 {
-	const PstTables *tables = get_tables(function);
+	const PstTables *tables = get_stats(function);
 
 	if (!OidIsValid(tables->stats))
 		missing_table("prompt_stats", tables->schema);
@@ -642,17 +675,20 @@ pst_lock_stats_again(Oid schema, Oid stats, bool wait)
 	return &cached;
 }
 
-/* To read */
-const PstTables *
-pst_share_stats(Oid function)
-{
-	return lock_table(function, &cached.stats, "prompt_stats", AccessShareLock);
-}
-
+/* The events, there and locked, in the same way */
 const PstTables *
 pst_lock_events(Oid function)
 {
-	return lock_table(function, &cached.events, "prompt_events", RowExclusiveLock);
+	uint64		seen;
+
+	do
+	{
+		seen = invalidations;
+		if (!OidIsValid(get_tables(function)->events))
+			missing_table("prompt_events", cached.schema);
+		LockRelationOid(cached.events, RowExclusiveLock);
+	} while (seen != invalidations && !cached_valid);
+	return &cached;
 }
 
 /*
