@@ -375,7 +375,9 @@ gather_from(PstPartition *partition, uint32 cycle, PstHold *holds, int n, int ma
 		memset(&holds[n], 0, sizeof(PstHold));
 		holds[n].partition = partition;
 		holds[n].entry = entry;
-		holds[n++].key = entry->key;
+		holds[n].key = entry->key;
+		memcpy(holds[n].n, entry->pending, sizeof(entry->pending));
+		n++;
 	}
 	return n;
 }
