@@ -102,6 +102,13 @@ $locker->query('COMMIT');
 is(outcome($asynchronous->query('SELECT prompt_stats_flush()')), 'ok', 'the old session flushes');
 is(views(7), 5, 'what was pending is counted');
 is(views(1), 807, 'both together: exact');
+
+# What is started instead of the old flusher is of the new library, and can't serve the old memory
+$asynchronous->query('SELECT pg_terminate_backend(flusher_pid) FROM prompt_stats_status');
+ok($node->poll_query_until('postgres', "SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'prompt_stats flusher'"), 'the old flusher is gone');
+is(outcome($asynchronous->query('SELECT increment_prompt_views(7)')), 'ok', 'the old session counts on') for 1 .. 3;
+is(outcome($asynchronous->query('SELECT prompt_stats_flush()')), 'ok', 'and has nothing to wait for');
+is(views(7), 8, 'it has folded its own');
 $node->restart;
 $node->command_ok([ 'pgbench', '-n', '-c', 16, '-j', 2, '-t', 50, '-f', $file, 'postgres' ], 'after the restart');
 is(views(1), 1607, 'exact');
