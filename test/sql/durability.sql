@@ -18,6 +18,16 @@ WHERE name LIKE 'prompt\_stats.%' ORDER BY name;
 SET prompt_stats.durability = 'never';
 SET prompt_stats.flush_interval = 0;
 SET prompt_stats.no_such_setting = 1;
+-- their bounds: each is refused
+\set VERBOSITY sqlstate
+SET prompt_stats.durability = 'never';
+ALTER SYSTEM SET prompt_stats.flush_interval = 0;
+ALTER SYSTEM SET prompt_stats.flush_interval = '3600001ms';
+ALTER SYSTEM SET prompt_stats.max_pending = '255kB';
+ALTER SYSTEM SET prompt_stats.max_pending = '1048577kB';
+ALTER SYSTEM SET prompt_stats.flusher = 'perhaps';
+ALTER SYSTEM SET prompt_stats.skip_setup = 'perhaps';
+\set VERBOSITY default
 
 --
 -- group: at COMMIT, in the table for every new snapshot; before that, nowhere

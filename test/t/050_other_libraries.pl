@@ -72,6 +72,12 @@ foreach (1 .. 600)
 	usleep(50_000);
 }
 is(outcome($old->query('SELECT increment_prompt_views(1)')), 'ok', 'the old library counts');
+
+# A row that is locked keeps a count pending, and hence the flusher from leaving
+my $locker = session();
+$locker->query('BEGIN; SELECT FROM prompt_stats WHERE prompt_id = 7 FOR UPDATE');
+$asynchronous->query("SET statement_timeout = '60s'");
+is(outcome($asynchronous->query('SELECT increment_prompt_views(7, 5)')), 'ok', 'also a prompt whose row is locked');
 my $log = -s $node->logfile;
 install("$tree/prompt_stats.so", 'prompt_stats.so');
 
@@ -86,11 +92,26 @@ my $file = "$PostgreSQL::Test::Utils::tmp_check/layouts.sql";
 append_to_file($file, "SELECT increment_prompt_views(1);\n");
 $node->command_ok([ 'pgbench', '-n', '-c', 16, '-j', 2, '-t', 50, '-f', $file, 'postgres' ], 'many sessions with the new library');
 is(outcome($asynchronous->query('SELECT increment_prompt_views(1)')), 'ok', 'the old session goes on');
-is(outcome($asynchronous->query('SELECT prompt_stats_flush()')), 'ok', 'and flushes');
-is(views(1), 806, 'both together: exact');
+
+# What the old one holds stays where it is
+$new->query("SET statement_timeout = '30s'");
+isnt(outcome($new->query('SELECT prompt_stats_flush()')), '57014', 'the new library does not wait for the old one to flush');
+is(outcome($new->query('SELECT increment_prompt_views(1)')), 'ok', 'and counts on');
+is($asynchronous->query('SELECT pending >= 5 FROM prompt_stats_status')->{rows}[0][0], 't', 'the count is pending yet');
+$locker->query('COMMIT');
+is(outcome($asynchronous->query('SELECT prompt_stats_flush()')), 'ok', 'the old session flushes');
+is(views(7), 5, 'what was pending is counted');
+is(views(1), 807, 'both together: exact');
+
+# What is started instead of the old flusher is of the new library, and can't serve the old memory
+$asynchronous->query('SELECT pg_terminate_backend(flusher_pid) FROM prompt_stats_status');
+ok($node->poll_query_until('postgres', "SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'prompt_stats flusher'"), 'the old flusher is gone');
+is(outcome($asynchronous->query('SELECT increment_prompt_views(7)')), 'ok', 'the old session counts on') for 1 .. 3;
+is(outcome($asynchronous->query('SELECT prompt_stats_flush()')), 'ok', 'and has nothing to wait for');
+is(views(7), 8, 'it has folded its own');
 $node->restart;
 $node->command_ok([ 'pgbench', '-n', '-c', 16, '-j', 2, '-t', 50, '-f', $file, 'postgres' ], 'after the restart');
-is(views(1), 1606, 'exact');
+is(views(1), 1607, 'exact');
 is(sql("SELECT flusher FROM prompt_stats_status"), 'ready', 'the new library has its own memory');
 install("$build/old.so", 'prompt_stats.so');
 $node->restart;
@@ -161,5 +182,5 @@ is(outcome($stuck->read_result), 'ok', 'the one that was stuck goes on');
 
 unlink "$pkglibdir/fail_commit.so";
 $node->stop;
-unlike(slurp_file($node->logfile), qr/PANIC|TRAP:|terminated by signal/, 'nothing crashed');
+unlike(slurp_file($node->logfile), qr/deadlock detected|PANIC|TRAP:|terminated by signal/, 'nothing crashed');
 done_testing();

@@ -91,8 +91,8 @@ sub read_result
 			my %field = map { substr($_, 0, 1) => substr($_, 1) } grep { length } split /\0/, $body;
 
 			# The server went away; before or after the commit, who knows
-			@result{qw(outcome sqlstate message)} =
-			  ($field{V} eq 'ERROR' ? 'error' : 'lost', @field{qw(C M)});
+			@result{qw(outcome sqlstate message detail)} =
+			  ($field{V} eq 'ERROR' ? 'error' : 'lost', @field{qw(C M D)});
 			return \%result if $result{outcome} eq 'lost';
 		}
 	}
@@ -165,7 +165,7 @@ sub run_client
 		my $result = $connection->query($sql);
 		if ($result->{outcome} eq 'error')
 		{
-			$told{errors}{"$result->{sqlstate} $result->{message}"}++;
+			$told{errors}{ join ' ', grep { defined } @$result{qw(sqlstate message detail)} }++;
 			next;
 		}
 		my $lost = $result->{outcome} eq 'lost';
