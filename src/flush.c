@@ -38,6 +38,7 @@ static int	nodd;
 static TimestampTz last_flush = 0;	/* when the last cycle began, or ended if
 									 * it left something over */
 static bool left_over = false;	/* by the last cycle */
+static bool table_fails = false;	/* not some prompt, in that cycle */
 static TimestampTz halves_until;
 static MemoryContext cycle_context = NULL;
 
@@ -203,10 +204,11 @@ reject(PstHold *hold)
 						   hold->n[PST_FORKS])));
 }
 
-/* The last fold failed before it looked at any prompt: none is to blame */
+/* The last fold failed before it looked at any prompt: none is to blame, and none rejected */
 static bool
 has_never_taken_off(int first)
 {
+	table_fails |= pst_is_zero(holds[first].n);
 	return pst_is_zero(holds[first].n);
 }
 
@@ -287,6 +289,19 @@ flush_gathered(int n)
 		fold_by_halves(0, n);
 }
 
+/* Those who wait in prompt_stats_flush() */
+static void
+tell_flushers(uint64 wanted)
+{
+	if (table_fails)
+		pg_atomic_write_u64(&pst_served->flushes_failed, wanted);
+	else if (!left_over && pg_atomic_read_u64(&pst_served->flushes_done) != wanted)
+		pg_atomic_write_u64(&pst_served->flushes_done, wanted);
+	else
+		return;
+	ConditionVariableBroadcast(&pst_served->flushed);
+}
+
 /* Once over all that is pending */
 void
 pst_flush_pending(void)
@@ -299,7 +314,7 @@ pst_flush_pending(void)
 	MemoryContextReset(cycle_context);
 	last_flush = GetCurrentTimestamp();
 	halves_until = TimestampTzPlusMilliseconds(last_flush, HALVES_MS);
-	left_over = false;
+	left_over = table_fails = false;
 	pg_atomic_write_u32(&pst_served->crowded, 0);
 	pg_memory_barrier();
 	pst_begin_cycle(pst_served, &cycle);
@@ -315,10 +330,7 @@ pst_flush_pending(void)
 	MemoryContextSwitchTo(caller);
 	if (left_over)
 		last_flush = GetCurrentTimestamp();
-	if (left_over || pg_atomic_read_u64(&pst_served->flushes_done) == wanted)
-		return;
-	pg_atomic_write_u64(&pst_served->flushes_done, wanted);
-	ConditionVariableBroadcast(&pst_served->flushed);
+	tell_flushers(wanted);
 }
 
 bool

@@ -438,9 +438,7 @@ gather_from(PstPartition *partition, uint32 *todo, uint32 *others, PstHold *hold
 		memset(&holds[n], 0, sizeof(PstHold));
 		holds[n].partition = partition;
 		holds[n].entry = entry;
-		holds[n].key = entry->key;
-		memcpy(holds[n].n, entry->pending, sizeof(entry->pending));
-		n++;
+		holds[n++].key = entry->key;
 	}
 	return n;
 }

@@ -187,6 +187,7 @@ typedef struct PstDatabase
 	/* prompt_stats_flush() */
 	pg_atomic_uint64 flushes_wanted;
 	pg_atomic_uint64 flushes_done;
+	pg_atomic_uint64 flushes_failed;	/* for the table itself */
 	ConditionVariable flushed;
 
 	/* Statistics */

@@ -103,6 +103,7 @@ init_shared(PstShared *shared)
 		pg_atomic_init_u32(&db->stats, InvalidOid);
 		pg_atomic_init_u64(&db->flushes_wanted, 0);
 		pg_atomic_init_u64(&db->flushes_done, 0);
+		pg_atomic_init_u64(&db->flushes_failed, 0);
 		ConditionVariableInit(&db->flushed);
 		init_statistics(db);
 		pst_init_partitions(db, anchor->partition_tranche);

@@ -208,6 +208,16 @@ check_holds_nothing(PstDatabase *db)
 				 errhint("Call it in a transaction of its own.")));
 }
 
+static void
+flush_failed_error(void)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("the table that was counted in can't be written as it is"),
+			 errdetail("The counts stay pending; the server log says why."),
+			 errhint("Mend the table, and call prompt_stats_flush() again.")));
+}
+
 /* A flusher that died may have left something for another */
 static void
 wait_for_flush(PstDatabase *db, uint64 ticket)
@@ -215,6 +225,8 @@ wait_for_flush(PstDatabase *db, uint64 ticket)
 	ConditionVariablePrepareToSleep(&db->flushed);
 	while (pg_atomic_read_u64(&db->flushes_done) < ticket && !pst_is_empty(db))
 	{
+		if (pg_atomic_read_u64(&db->flushes_failed) >= ticket)
+			flush_failed_error();
 		if (pg_atomic_read_u32(&db->flusher) == PST_NO_FLUSHER)
 			pst_start_flusher(db);
 		pst_wake_flusher(db);
@@ -225,7 +237,8 @@ wait_for_flush(PstDatabase *db, uint64 ticket)
 
 /*
  * prompt_stats_flush() returns when all that was accepted before is in the table, or
- * rejected.  Until then it waits: also for rows that others have locked.
+ * rejected.  Until then it waits: also for rows that others have locked.  An error where
+ * the table has lost a column or key that it needs.
  */
 Datum
 prompt_stats_flush(PG_FUNCTION_ARGS)
