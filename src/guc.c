@@ -8,7 +8,7 @@
 
 int			pst_durability = PST_DURABILITY_GROUP;
 bool		pst_use_flusher = true;
-int			pst_flush_interval = 200;
+int			pst_flush_interval = 1000;
 int			pst_max_pending = 64 * 1024;
 
 /* The order is that of PstDurability */
@@ -57,7 +57,7 @@ define_flusher(void)
 							"Time within which counts of durability \"async\" are in the table.",
 							NULL,
 							&pst_flush_interval,
-							200,	/* boot value */
+							1000,	/* boot value */
 							1, 3600 * 1000,
 							PGC_SIGHUP,
 							GUC_UNIT_MS,
