@@ -54,7 +54,7 @@ pst_end_flights(bool committed)
 	if (committed && nflights > 0)
 		pst_last_fold = now;
 	if (committed)
-		pst_land(flights, nflights, now);
+		pst_land(flights, nflights);
 	for (int i = 0; i < nflights; i++)
 		if (flights[i].in_air)
 			pst_turn_back(&flights[i]);

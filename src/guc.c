@@ -8,8 +8,8 @@
 
 int			pst_durability = PST_DURABILITY_GROUP;
 bool		pst_use_flusher = true;
-int			pst_flush_interval = 1000;
-int			pst_max_pending = 64 * 1024;
+int			pst_flush_interval = 200;
+int			pst_max_pending = 16 * 1024;
 
 /* The order is that of PstDurability */
 static const struct config_enum_entry durability_options[] = {
@@ -57,7 +57,7 @@ define_flusher(void)
 							"Time within which counts of durability \"async\" are in the table.",
 							NULL,
 							&pst_flush_interval,
-							1000,	/* boot value */
+							200,	/* boot value */
 							1, 3600 * 1000,
 							PGC_SIGHUP,
 							GUC_UNIT_MS,
@@ -69,7 +69,7 @@ define_flusher(void)
 							"Memory, for each database, for counts of durability \"async\" that are not in the table yet.",
 							"Where it is full, transactions fold their own counts. Changes take effect when it is empty.",
 							&pst_max_pending,
-							64 * 1024,	/* boot value */
+							16 * 1024,	/* boot value */
 							256, 1024 * 1024,
 							PGC_SIGHUP,
 							GUC_UNIT_KB,

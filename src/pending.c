@@ -26,9 +26,9 @@
  *
  * Exact reads.  A statement's snapshot is older than the moment when it looks here, so
  * what has left "pending" may be in the table, but not for this snapshot.  Hence the
- * flights are kept a while: a reader adds those whose XID its snapshot misses, or
- * that did not commit.  Only the last PST_FLIGHTS are kept, and entries without
- * pending counts go after a while.  A reader whose snapshot misses a flight that
+ * flights are kept with their entry: a reader adds those whose XID its snapshot misses, or
+ * that did not commit.  Only the last PST_FLIGHTS are kept, and an entry goes when nothing
+ * is pending.  A reader whose snapshot misses a flight that
  * was dropped can't be told: it takes another snapshot.  So does one that finds no
  * entry where one was evicted with a flight that its snapshot misses.
  */
@@ -50,8 +50,8 @@
 #define MAX_N			(INT64CONST(1) << 40)
 #define MAX_SUM			(INT64CONST(1) << 61)
 
-/* How long an entry stays for the sake of statements that run */
-#define KEEP_MS			1000
+/* How often entries are looked for that nobody needs */
+#define TIDY_MS			500
 
 /* What this transaction has reserved; in TopMemoryContext */
 static PstHold *reserved = NULL;
@@ -467,6 +467,16 @@ pst_gather(PstDatabase *db, PstCycle *cycle, PstHold *holds, int max)
 	return n;
 }
 
+/* Those who count need the lock, too, many times a millisecond */
+static void
+let_others(PstPartition *partition, uint32 i)
+{
+	if (i % 32 != 31)
+		return;
+	LWLockRelease(&partition->lock);
+	LWLockAcquire(&partition->lock, LW_EXCLUSIVE);
+}
+
 /* Holds come in the order of their partitions: so each lock is taken once for many */
 static void
 switch_lock(PstPartition **held, PstPartition *wanted)
@@ -521,6 +531,28 @@ take_off(PstHold *hold, FullTransactionId xid)
 	hold->in_air = entry->in_air = true;
 }
 
+static FullTransactionId
+later_xid(FullTransactionId a, FullTransactionId b)
+{
+	return FullTransactionIdPrecedes(a, b) ? b : a;
+}
+
+static bool
+is_idle(const PstEntry *entry)
+{
+	return entry->reserved == 0 && !entry->in_air && !entry->is_due && pst_is_zero(entry->pending);
+}
+
+/* Under the lock of the partition; must not fail */
+static void
+evict(PstPartition *partition, PstEntry *entry)
+{
+	partition->evicted = later_xid(partition->evicted, entry->dropped);
+	if (entry->nflights > 0)
+		partition->evicted = later_xid(partition->evicted, entry->flights[entry->nflights - 1].xid);
+	remove_entry(memory_of(partition), entry);
+}
+
 /* What is pending becomes flights of the transaction that folds it */
 void
 pst_take_off(PstHold *holds, int n, FullTransactionId xid)
@@ -530,14 +562,18 @@ pst_take_off(PstHold *holds, int n, FullTransactionId xid)
 	for (int i = 0; i < n; i++)
 	{
 		switch_lock(&held, holds[i].partition);
+		let_others(held, i);
 		take_off(&holds[i], xid);
 	}
 	switch_lock(&held, NULL);
 }
 
-/* What is in the air is folded, durable and visible.  In a callback: must not fail. */
+/*
+ * What is in the air is folded, durable and visible.  Entries that nobody needs go at once:
+ * less memory is faster.  In a callback: must not fail.
+ */
 void
-pst_land(PstHold *holds, int n, TimestampTz now)
+pst_land(PstHold *holds, int n)
 {
 	PstPartition *held = NULL;
 
@@ -546,9 +582,11 @@ pst_land(PstHold *holds, int n, TimestampTz now)
 		if (!holds[i].in_air)
 			continue;
 		switch_lock(&held, holds[i].partition);
+		let_others(held, i);
 		holds[i].entry->in_air = holds[i].in_air = false;
-		holds[i].entry->flushed_at = now;
 		held->flushed += pst_total(holds[i].n);
+		if (is_idle(holds[i].entry))
+			evict(held, holds[i].entry);
 	}
 	switch_lock(&held, NULL);
 }
@@ -581,12 +619,6 @@ pst_reject(PstDatabase *db, PstHold *hold, const char *reason)
 	LWLockRelease(&db->partitions[0].lock);
 }
 
-static FullTransactionId
-later_xid(FullTransactionId a, FullTransactionId b)
-{
-	return FullTransactionIdPrecedes(a, b) ? b : a;
-}
-
 /* XIDs are compared by their lower half, so what is long past is forgotten */
 static void
 forget_old_xid(FullTransactionId *xid, FullTransactionId next)
@@ -595,30 +627,22 @@ forget_old_xid(FullTransactionId *xid, FullTransactionId next)
 		*xid = InvalidFullTransactionId;
 }
 
-/* Old ones; where memory is short, all that hold nothing */
 static void
-evict_entries(PstPartition *partition, PstEntries *memory, TimestampTz now, FullTransactionId next)
+evict_idle(PstPartition *partition, PstEntries *memory, FullTransactionId next)
 {
-	bool		all = is_crowded(memory);
-
 	for (uint32 i = 0; i < memory->high; i++)
 	{
 		PstEntry   *entry = &entries_of(memory)[i];
 
+		let_others(partition, i);
 		forget_old_xid(&entry->dropped, next);
-		if (!OidIsValid(entry->key.stats) || entry->reserved > 0 || entry->in_air ||
-			entry->is_due || !pst_is_zero(entry->pending) ||
-			(!all && !TimestampDifferenceExceeds(entry->flushed_at, now, KEEP_MS)))
-			continue;
-		partition->evicted = later_xid(partition->evicted, entry->dropped);
-		if (entry->nflights > 0)
-			partition->evicted = later_xid(partition->evicted, entry->flights[entry->nflights - 1].xid);
-		remove_entry(memory, entry);
+		if (OidIsValid(entry->key.stats) && is_idle(entry))
+			evict(partition, entry);
 	}
 }
 
 static void
-tidy_partition(PstPartition *partition, bool all, bool release, TimestampTz now, FullTransactionId next)
+tidy_partition(PstPartition *partition, bool all, bool release, FullTransactionId next)
 {
 	dsa_pointer unused = InvalidDsaPointer;
 	PstEntries *memory;
@@ -628,7 +652,7 @@ tidy_partition(PstPartition *partition, bool all, bool release, TimestampTz now,
 	forget_old_xid(&partition->evicted, next);
 	if (memory != NULL && (all || is_crowded(memory)))
 	{
-		evict_entries(partition, memory, now, next);
+		evict_idle(partition, memory, next);
 		if (memory->used == 0 && (release || memory->size != configured_size()))
 		{
 			unused = partition->memory;
@@ -655,14 +679,14 @@ pst_tidy_partitions(PstDatabase *db, bool release)
 	static TimestampTz last = 0;
 	TimestampTz now = GetCurrentTimestamp();
 	FullTransactionId next = ReadNextFullTransactionId();
-	bool		all = release || now < last || TimestampDifferenceExceeds(last, now, KEEP_MS / 2);
+	bool		all = release || now < last || TimestampDifferenceExceeds(last, now, TIDY_MS);
 
 	if (all)
 		last = now;
 
 	for (int p = 0; p < PST_PARTITIONS; p++)
 		if (DsaPointerIsValid(db->partitions[p].memory))
-			tidy_partition(&db->partitions[p], all, release, now, next);
+			tidy_partition(&db->partitions[p], all, release, next);
 }
 
 /* ---- all partitions ---- */

@@ -77,7 +77,7 @@ typedef struct PstSlot
 #define PST_ID_BYTES	52
 
 /* Sums of a prompt that were folded lately; see pending.c */
-#define PST_FLIGHTS		4
+#define PST_FLIGHTS		2
 
 /* Compared with memcmp(): unused bytes are 0 */
 typedef struct PstKey
@@ -105,7 +105,6 @@ typedef struct PstEntry
 	bool		in_air;			/* the last flight has not landed */
 	int64		pending[PST_NCOUNTERS];
 	TimestampTz since;			/* of the oldest pending count */
-	TimestampTz flushed_at;
 	FullTransactionId dropped;	/* the newest flight that is forgotten, or
 								 * invalid */
 	int			nflights;		/* the oldest first */
@@ -267,7 +266,7 @@ extern void pst_begin_cycle(PstDatabase *db, PstCycle *cycle);
 extern int	pst_gather(PstDatabase *db, PstCycle *cycle, PstHold *holds, int max);
 extern void pst_list_again(PstHold *holds, int n);
 extern void pst_take_off(PstHold *holds, int n, FullTransactionId xid);
-extern void pst_land(PstHold *holds, int n, TimestampTz now);
+extern void pst_land(PstHold *holds, int n);
 extern void pst_turn_back(PstHold *hold);
 extern void pst_reject(PstDatabase *db, PstHold *hold, const char *reason);
 extern void pst_tidy_partitions(PstDatabase *db, bool release);
