@@ -123,7 +123,7 @@ pst_begin_index_scan(Relation rel, Relation index, Snapshot snapshot)
 #define PST_NO_INDEXES false
 #endif
 
-/* False where somebody else has changed or locked the row: does not wait for him */
+/* False where somebody else has changed the row; waits where he has locked it */
 static inline bool
 pst_update_tuple(Relation rel, ItemPointer tid, TupleTableSlot *slot, CommandId command,
 				 Snapshot snapshot, PstIndexUpdates *indexes)
@@ -131,7 +131,7 @@ pst_update_tuple(Relation rel, ItemPointer tid, TupleTableSlot *slot, CommandId 
 	TM_FailureData failure;
 	LockTupleMode lockmode;
 
-	return table_tuple_update(rel, tid, slot, command, snapshot, InvalidSnapshot, false,
+	return table_tuple_update(rel, tid, slot, command, snapshot, InvalidSnapshot, true,
 							  &failure, &lockmode, indexes) == TM_Ok;
 }
 

@@ -9,8 +9,9 @@
  * heap_page_prune_opt), which at a counter is at every visit; here a page is pruned when
  * it is nearly full.
  *
- * It waits for nobody.  What it leaves, because the row is locked, is missing, has no room,
- * or changed this very moment, is for a statement.
+ * What it leaves, because the row is locked, is missing, has no room, or changed this very
+ * moment, is for a statement.  So it waits for nobody, but for who locks the row between
+ * the look and the update, as any update would (heap_update() can't be told not to).
  *
  * Not for tables whose rows run code, nor for those of another access method; see
  * is_plain().  Foreign keys need no check, for none may contain a counter, and indexes
@@ -188,7 +189,7 @@ make_room_on_page(Relation rel, Buffer buffer)
 		heap_page_prune_opt(rel, buffer);
 }
 
-/* The version that the snapshot sees; its buffer is pinned then */
+/* The version that the snapshot sees, if nobody holds it; its buffer is pinned then */
 static bool
 find_row(Update *update, Datum id, HeapTuple row, Buffer *buffer)
 {
@@ -199,16 +200,20 @@ find_row(Update *update, Datum id, HeapTuple row, Buffer *buffer)
 	while ((tid = index_getnext_tid(update->scan, ForwardScanDirection)) != NULL)
 	{
 		bool		found;
+		bool		is_free;
 
 		*buffer = ReadBuffer(update->rel, ItemPointerGetBlockNumber(tid));
 		make_room_on_page(update->rel, *buffer);
 		LockBuffer(*buffer, BUFFER_LOCK_SHARE);
 		row->t_self = *tid;
 		found = heap_hot_search_buffer(&row->t_self, update->rel, *buffer, update->snapshot, row, NULL, true);
+		is_free = found && HeapTupleSatisfiesUpdate(row, update->command, *buffer) == TM_Ok;
 		LockBuffer(*buffer, BUFFER_LOCK_UNLOCK);
-		if (found)
+		if (is_free)
 			return true;
 		ReleaseBuffer(*buffer);
+		if (found)
+			return false;
 	}
 	return false;
 }

@@ -616,13 +616,12 @@ update_in_haste(const PstTables *tables, PstDeltas *sum)
 	int			timeout = LockTimeout;
 	uint64		written = 0;
 
-	(void) pst_update_directly(tables, sum);
-	if (sum->len == 0)
-		return;
 	PG_TRY();
 	{
 		LockTimeout = HASTY_LOCK_MS;
-		written = update(tables, sum);
+		(void) pst_update_directly(tables, sum);
+		if (sum->len > 0)
+			written = update(tables, sum);
 	}
 	PG_FINALLY();
 	{
