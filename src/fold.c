@@ -610,6 +610,14 @@ pst_may_hurry(const PstTables *tables)
 	return !tables->runs_code && GetCurrentTimestamp() >= calm_until;
 }
 
+/* Directly what can be, which leaves the set; the rest with a statement */
+static uint64
+update_quickly(const PstTables *tables, PstDeltas *deltas)
+{
+	(void) pst_update_directly(tables, deltas);
+	return deltas->len > 0 ? update(tables, deltas) : 0;
+}
+
 static void
 update_in_haste(const PstTables *tables, PstDeltas *sum)
 {
@@ -619,9 +627,7 @@ update_in_haste(const PstTables *tables, PstDeltas *sum)
 	PG_TRY();
 	{
 		LockTimeout = HASTY_LOCK_MS;
-		(void) pst_update_directly(tables, sum);
-		if (sum->len > 0)
-			written = update(tables, sum);
+		written = update_quickly(tables, sum);
 	}
 	PG_FINALLY();
 	{
