@@ -191,7 +191,7 @@ make_room_on_page(Relation rel, Buffer buffer)
 
 /* The version that the snapshot sees, if nobody holds it; its buffer is pinned then */
 static bool
-find_row(Update *update, Datum id, HeapTuple row, Buffer *buffer)
+find_row(Update *update, Datum id, HeapTuple row, Buffer * buffer)
 {
 	ItemPointer tid;
 
@@ -309,7 +309,10 @@ pst_update_directly(const PstTables *tables, PstDeltas *deltas)
 	int			len = deltas->len;
 	int			left = 0;
 
-	/* A snapshot of the whole transaction has to fail where somebody changed the row */
+	/*
+	 * A snapshot of the whole transaction has to fail where somebody changed
+	 * the row
+	 */
 	if (!OidIsValid(tables->direct_index) || IsolationUsesXactSnapshot())
 		return 0;
 	begin_update(&update, tables);

@@ -17,9 +17,11 @@
 #include "utils/memutils.h"
 
 #define MAX_HOLDS			2000	/* prompts in one transaction */
-#define LONG_MS				1000	/* a transaction that takes longer has too many */
-#define HALVES_MS			2000	/* in a cycle, for finding out who is to blame */
-#define BRIEF_LOCK_MS		10		/* waiting for a lock, where rows are inserted */
+#define LONG_MS				1000	/* a transaction that takes longer has too
+									 * many */
+#define HALVES_MS			2000	/* in a cycle, for finding out who is to
+									 * blame */
+#define BRIEF_LOCK_MS		10	/* waiting for a lock, where rows are inserted */
 
 /* What was gathered; the flights of one transaction are some of them */
 static PstHold *holds = NULL;

@@ -18,7 +18,7 @@
 typedef struct PstFailure
 {
 	int			code;			/* SQLSTATE */
-	char		text[PST_REASON_LEN];
+	char text[	PST_REASON_LEN];
 } PstFailure;
 
 /* worker.c */

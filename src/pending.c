@@ -462,7 +462,7 @@ pst_gather(PstDatabase *db, PstCycle *cycle, PstHold *holds, int max)
 		if (n > 0)
 			break;
 		memcpy(cycle->todo, cycle->others, sizeof(cycle->todo));
-		memset(cycle->others, 0xff, sizeof(cycle->others));	/* PST_NONE */
+		memset(cycle->others, 0xff, sizeof(cycle->others)); /* PST_NONE */
 	}
 	return n;
 }

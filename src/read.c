@@ -72,7 +72,8 @@ renew_snapshot(void)
 {
 	CHECK_FOR_INTERRUPTS();
 	PopActiveSnapshot();
-	PushActiveSnapshot(GetTransactionSnapshot());	/* allowed in parallel mode, too */
+	PushActiveSnapshot(GetTransactionSnapshot());	/* allowed in parallel
+													 * mode, too */
 }
 
 static void

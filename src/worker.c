@@ -247,7 +247,8 @@ has_nothing_to_do(void)
 
 	if (pg_atomic_read_u32(&pst_served->head) != PST_NONE || pst_holds_waiting() || pst_is_flush_wanted())
 		return false;
-	pst_last_fold = Min(pst_last_fold, now);	/* the clock may have been put back */
+	pst_last_fold = Min(pst_last_fold, now);	/* the clock may have been put
+												 * back */
 	return TimestampDifferenceExceeds(pst_last_fold, now, IDLE_MS) ||
 		(TimestampDifferenceExceeds(pst_last_fold, now, ABANDONED_MS) &&
 		 CountDBConnections(MyDatabaseId) == 0);
