@@ -126,7 +126,7 @@ pst_begin_index_scan(Relation rel, Relation index, Snapshot snapshot)
 /* False where somebody else has changed the row; waits where he has locked it */
 static inline bool
 pst_update_tuple(Relation rel, ItemPointer tid, TupleTableSlot *slot, CommandId command,
-				 Snapshot snapshot, PstIndexUpdates * indexes)
+				 Snapshot snapshot, PstIndexUpdates *indexes)
 {
 	TM_FailureData failure;
 	LockTupleMode lockmode;
@@ -136,7 +136,7 @@ pst_update_tuple(Relation rel, ItemPointer tid, TupleTableSlot *slot, CommandId 
 }
 
 static inline void
-pst_insert_index_entries(ResultRelInfo * info, TupleTableSlot *slot, EState * estate, PstIndexUpdates which)
+pst_insert_index_entries(ResultRelInfo *info, TupleTableSlot *slot, EState *estate, PstIndexUpdates which)
 {
 #if PG_VERSION_NUM >= 160000
 	(void) ExecInsertIndexTuples(info, slot, estate, true, false, NULL, NIL, which == TU_Summarizing);

@@ -191,7 +191,7 @@ make_room_on_page(Relation rel, Buffer buffer)
 
 /* The version that the snapshot sees, if nobody holds it; its buffer is pinned then */
 static bool
-find_row(Update *update, Datum id, HeapTuple row, Buffer * buffer)
+find_row(Update *update, Datum id, HeapTuple row, Buffer *buffer)
 {
 	ItemPointer tid;
 

@@ -622,7 +622,7 @@ static void
 update_in_haste(const PstTables *tables, PstDeltas *sum)
 {
 	int			timeout = LockTimeout;
-	uint64		written = 0;
+	volatile uint64 written = 0;
 
 	PG_TRY();
 	{
