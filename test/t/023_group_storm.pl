@@ -112,7 +112,8 @@ ok(PromptStats::wait_until($node, q(SELECT flusher = 'ready' FROM prompt_stats_s
 my $OWN = q(SELECT coalesce((own_fold_reasons->>'too_large')::bigint, 0) FROM prompt_stats_status);
 my $too_large = ask($OWN);
 my $joined = ask('SELECT grouped_transactions FROM prompt_stats_status');
-my $after = PromptStats::Load->start($node, $CONNECTIONS - 5, sub { return ('SELECT increment_prompt_views(1)', {}) }, 20);
+my $LIST = 'SELECT increment_prompt_copies(ARRAY(SELECT generate_series(1, 9)::bigint))';	# always goes to the flusher
+my $after = PromptStats::Load->start($node, $CONNECTIONS - 5, sub { return ($LIST, {}) }, 20);
 is(join(' ', keys %{ $after->finish->{errors} }), '', 'as many as can be go on');
 cmp_ok(ask('SELECT grouped_transactions FROM prompt_stats_status'), '>', $joined + 100, 'in groups');
 is(ask($OWN), $too_large, 'no slot is left behind');
