@@ -93,7 +93,8 @@ REGRESS = \
 	privileges \
 	adopt \
 	migrate \
-	hardening
+	hardening \
+	direct
 ISOLATION = \
 	count_one_row \
 	count_arrays \

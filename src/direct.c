@@ -3,8 +3,8 @@
  *		Updating counters without a statement.
  *
  * Where nothing but the table and its indexes has a say in an update, its row is found
- * in the key's index and updated by the access methods, as the executor would: a third
- * of the time and two thirds of the log of an UPDATE.  Part of it is this: the executor
+ * in the key's index and updated by the access methods, as the executor would: in about
+ * two thirds of the time of an UPDATE, and with less log.  Part of it is this: the executor
  * prunes a page whenever less is free than its fillfactor asks for (pruneheap.c:
  * heap_page_prune_opt), which at a counter is at every visit; here a page is pruned when
  * it is nearly full.

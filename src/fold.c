@@ -7,7 +7,8 @@
  * with many transactions' deltas: it waits for no row longer than a millisecond,
  * inserts none, and says of each transaction what became of it.
  *
- * A delta of one prompt is one UPDATE of its row.  A larger set, or a prompt
+ * A delta of one prompt is one update of its row, without a statement where that can be
+ * (direct.c), as are the flusher's.  A larger set, or a prompt
  * without a row, first inserts the rows that are missing, then locks the others,
  * both in the order of their ids, and then updates them with one statement.  No
  * row is locked before the last is inserted, and an insertion that meets a row of

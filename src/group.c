@@ -284,14 +284,18 @@ ignore_cancel(void)
 }
 
 /*
- * The flusher's commit is on this server's disk.  For standbys each waits by himself, for
- * the level that he wants, with the warnings that any commit has (syncrep.c).
+ * After a fold by the flusher, whose commit is on this server's disk.  For standbys each
+ * waits by himself, for the level that he wants, with the warnings that any commit has
+ * (syncrep.c); as there, no timeout of a statement ends it.
  */
-static void
-await_standbys(XLogRecPtr lsn)
+void
+pst_await_standbys(void)
 {
+	if (joined == NULL)
+		return;
+	ignore_cancel();
 	HOLD_INTERRUPTS();
-	SyncRepWaitForLSN(lsn, true);
+	SyncRepWaitForLSN(my_slot()->lsn, true);
 	RESUME_INTERRUPTS();
 }
 
@@ -311,7 +315,6 @@ queue_and_wait(PstDatabase *db, PstSlot *slot)
 	if (outcome == PST_FOLDED)
 	{
 		ignore_cancel();
-		await_standbys(slot->lsn);
 		return true;
 	}
 

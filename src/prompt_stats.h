@@ -161,6 +161,7 @@ extern bool pst_holds_conflicting_lock(Oid table);
 /* group.c */
 extern bool pst_join_group(struct PstDatabase *db, const PstTables *tables, const PstDeltas *deltas, PstOwnFold *why);
 extern void pst_push(struct PstDatabase *db, uint32 number);
+extern void pst_await_standbys(void);
 extern void pst_end_group(bool aborted);
 extern bool pst_begin_solo(struct PstDatabase *db);
 extern void pst_end_solo(void);

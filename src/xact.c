@@ -370,6 +370,7 @@ finish_counting(bool preparing)
 		fold_own(preparing);
 	if (timed)
 		disable_timeout(STATEMENT_TIMEOUT, false);
+	pst_await_standbys();
 	MemoryContextSwitchTo(caller);
 }
 

@@ -54,7 +54,7 @@ $node->reload;
 ok($node->poll_query_until('postgres', q(SELECT current_setting('synchronous_standby_names') = 'nobody')), 'a standby is awaited');
 
 my $patient = session();
-$patient->query('SET synchronous_commit = on');
+$patient->query("SET synchronous_commit = on; SET statement_timeout = '300ms'");
 my $groups = sql('SELECT groups FROM prompt_stats_status');
 send_query($patient, list(21));
 wait_for_sync_waiters(1, 'who wants a standby waits for it');
@@ -65,11 +65,15 @@ is(outcome($local->query(list(41))), 'ok', 'who does not want it does not wait')
 is(sum(41), 10, 'and is counted');
 is(sql("SELECT groups > $groups AND flusher = 'ready' FROM prompt_stats_status"), 't', 'the flusher folded for both');
 is(sql("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND backend_type LIKE 'prompt%'"), 0, 'and waits for no standby');
+ok($node->poll_query_until('postgres', q(SELECT count(*) = 1 FROM pg_stat_activity
+	WHERE wait_event = 'SyncRep' AND query_start < now() - interval '600 ms')), 'statement_timeout does not end the wait, as in any commit');
 
 sql(q(SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'));
 is(outcome($patient->read_result), 'ok', 'a cancel ends the wait: it is committed');
 like(slurp_file($node->logfile), qr/canceling wait for synchronous replication due to user request/, 'with the warning of any commit');
 is(sum(21), 10, 'counted once');
+
+$patient->query('RESET statement_timeout');
 
 # In async nobody waits, neither for the flush
 is(outcome($patient->query("SET prompt_stats.durability = 'async'; " . list(61))), 'ok', 'async');
