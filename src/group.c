@@ -271,7 +271,7 @@ wait_with_timeout(PstDatabase *db, PstSlot *slot)
 		enable_timeout_after(LOCK_TIMEOUT, LockTimeout);
 	state = wait_for_outcome(db, slot);
 	if (LockTimeout > 0)
-		disable_timeout(LOCK_TIMEOUT, state == PST_WITHDRAWN);
+		disable_timeout(LOCK_TIMEOUT, state != PST_FOLDED);
 	return state;
 }
 
