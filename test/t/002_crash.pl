@@ -30,8 +30,16 @@ $node->safe_psql('postgres', q(
 
 # Prompts 1-10 by calls that only count, 11-20 by calls that also write, 21-30 by
 # forks, which log an event each; 31-40 by those that are taken back.  All of
-# them by every client.
-my $load = PromptStats::Load->start($node, $CLIENTS, sub {
+# them by every client.  Every other client folds all its own, at the call.
+sub work
+{
+	my ($client, $turn) = @_;
+	my ($sql, $counts) = work_of($client, $turn);
+	return ($client % 2 ? "SET LOCAL prompt_stats.durability = 'transaction'; $sql" : $sql, $counts);
+}
+
+sub work_of
+{
 	my ($client, $turn) = @_;
 	my $kind = $turn % 6;
 	my $prompt = 1 + int(rand 10);
@@ -70,7 +78,7 @@ my $load = PromptStats::Load->start($node, $CLIENTS, sub {
 		return ("BEGIN; SELECT increment_prompt_views($prompt);"
 			  . " INSERT INTO side VALUES ($prompt, 1, $client); ROLLBACK", {});
 	}
-});
+}
 
 # What the table says, and what was logged beside it
 sub counted
@@ -93,33 +101,48 @@ sub wait_for_progress
 	my $sum = 'SELECT coalesce(sum(view_count + copy_count + fork_count), 0) FROM prompt_stats';
 
 	# The server may be recovering
-	$node->poll_query_until('postgres', "SELECT true") or die 'no server';
-	my $now = $node->safe_psql('postgres', $sum);
-	$node->poll_query_until('postgres', "SELECT ($sum) > $now + 500") or die 'no progress';
+	PromptStats::wait_until($node, "SELECT true") or die 'no server';
+	my $now = PromptStats::ask($node, $sum);
+	PromptStats::wait_until($node, "SELECT ($sum) > $now + 500") or die 'no progress';
 	return;
 }
 
+sub kill_backend
+{
+	my $offset = -s $node->logfile;
+	kill 'KILL', PromptStats::ask($node, q(
+		SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'client %' ORDER BY random() LIMIT 1));
+	$node->wait_for_log(qr/database system is ready to accept connections/, $offset);
+	return;
+}
+
+my %ways = (
+	"kill -9 of a client's backend" => \&kill_backend,
+	'immediate stop' => sub { $node->stop('immediate'); $node->start },
+);
+
+# Each crash by itself: what one lost, another can't make up for
 foreach my $crash (1 .. $CRASHES)
 {
-	wait_for_progress();
-	my $offset = -s $node->logfile;
-	my $victim = $node->safe_psql('postgres', q(
-		SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'client %' ORDER BY random() LIMIT 1));
-	kill 'KILL', $victim;
-	ok($node->wait_for_log(qr/database system is ready to accept connections/, $offset),
-		"crash $crash: kill -9 of a client's backend");
+	foreach my $way (sort keys %ways)
+	{
+		my $before = counted();
+		my $load = PromptStats::Load->start($node, $CLIENTS, \&work);
 
-	wait_for_progress();
-	$node->stop('immediate');
-	$node->start;
-	pass("crash $crash: immediate stop");
+		wait_for_progress();
+		$ways{$way}->();
+		wait_for_progress();
+
+		my $told = $load->stop;
+		my $counted = counted();
+		$counted->{$_} -= $before->{$_} foreach keys %$before;
+		is_deeply($told->{errors}, {}, "crash $crash, $way: no client got an error");
+		cmp_ok($told->{lost}, '>=', 1, "crash $crash, $way: connections were lost");
+		cmp_ok($told->{lost}, '<=', 2 * $CLIENTS, "crash $crash, $way: few calls were in flight");
+		is(PromptStats::Load::differences($told, $counted), '',
+			"crash $crash, $way: acknowledged <= counted <= acknowledged + in flight");
+	}
 }
-wait_for_progress();
-
-my $told = $load->stop;
-is_deeply($told->{errors}, {}, 'no client got an error');
-cmp_ok($told->{lost}, '<', $told->{calls} / 20, 'few calls were in flight');
-is(PromptStats::Load::differences($told, counted()), '', 'acknowledged <= counted <= acknowledged + in flight');
 
 is( $node->safe_psql('postgres', q(
 	SELECT prompt_id, coalesce(sum, 0), view_count

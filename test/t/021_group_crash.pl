@@ -1,5 +1,6 @@
 # Whatever is killed while a group is under way: acknowledged <= counted <=
-# acknowledged + in flight [6].  CRASH_ROUNDS=1 for a short look.
+# acknowledged + in flight, for each crash by itself [6]; and a transaction that
+# also writes, both or neither [5].  CRASH_ROUNDS=1 for a short look.
 
 use strict;
 use warnings FATAL => 'all';
@@ -13,7 +14,7 @@ use Test::More;
 use Time::HiRes qw(usleep);
 
 my $CLIENTS = 64;
-my $ROUNDS = $ENV{CRASH_ROUNDS} || 4;    # of each kind
+my $ROUNDS = $ENV{CRASH_ROUNDS} || 5;    # of each kind
 
 my $node = PostgreSQL::Test::Cluster->new('main');
 $node->init;
@@ -22,6 +23,10 @@ $node->append_conf('postgresql.conf', qq(
 	restart_after_crash = on
 	max_connections = 100
 	log_statement = none
+	log_min_error_statement = panic
+	log_error_verbosity = terse
+	wal_level = replica
+	max_wal_senders = 1
 ));
 $node->start;
 $node->safe_psql('postgres', q(
@@ -53,19 +58,26 @@ my $STATS = q(
 
 sub counted { return map { split /\|/ } split /\n/, $node->safe_psql('postgres', $STATS) }
 
-sub pid_of
+sub kill_one
+{
+	my ($signal, $type) = @_;
+	my $pid = "SELECT pid FROM pg_stat_activity WHERE backend_type = '$type'
+		AND (backend_type <> 'client backend' OR application_name LIKE 'client %') ORDER BY random() LIMIT 1";
+
+	PromptStats::wait_until($node, "SELECT true WHERE EXISTS ($pid)") or die "no $type";
+	kill $signal, PromptStats::ask($node, $pid) // die "no $type";
+	return;
+}
+
+# It takes all along
+sub crash_one
 {
 	my ($type) = @_;
-	my $pid = '';
-	foreach (1 .. 1000)
-	{
-		$pid = eval { $node->safe_psql('postgres', "SELECT pid FROM pg_stat_activity WHERE backend_type = '$type'
-			AND pid <> pg_backend_pid() AND (backend_type <> 'client backend' OR application_name LIKE 'client %')
-			ORDER BY random() LIMIT 1") } // '';
-		return $pid if $pid ne '';
-		usleep(10_000);
-	}
-	die "no $type";
+	my $offset = -s $node->logfile;
+
+	kill_one('KILL', $type);
+	$node->wait_for_log(qr/all server processes terminated; reinitializing/, $offset);
+	return;
 }
 
 # Not before the last of its children has gone
@@ -82,46 +94,112 @@ sub start_again
 
 my %ways = (
 	'kill -9 of the postmaster' => sub { $node->kill9; start_again() },
-	'kill -9 of a backend' => sub { kill 'KILL', pid_of('client backend') },
-	'kill -9 of the flusher' => sub { kill 'KILL', pid_of('prompt_stats flusher') },
-	'termination of the flusher' => sub { kill 'TERM', pid_of('prompt_stats flusher') },
+	'kill -9 of a backend' => sub { crash_one('client backend') },
+	'kill -9 of the flusher' => sub { crash_one('prompt_stats flusher') },
+	'termination of the flusher' => sub { kill_one('TERM', 'prompt_stats flusher') },
 	'immediate stop' => sub { $node->stop('immediate'); $node->start },
 	'fast stop' => sub { $node->stop('fast'); $node->start },
 );
 
-my $HOT = 'SELECT coalesce(sum(view_count), 0) FROM prompt_stats WHERE prompt_id = 1';
-
-sub progress
+# Groups of several, not only calls
+sub wait_for_groups
 {
 	my ($what) = @_;
-	$node->poll_query_until('postgres', 'SELECT 1', '1');
-	my $since = $node->safe_psql('postgres', $HOT);
-	ok($node->poll_query_until('postgres', "SELECT ($HOT) > $since + 200"), $what);
+	PromptStats::wait_until($node, 'SELECT true') or die 'no server';
+	my ($groups, $grouped) = map { PromptStats::ask($node, "SELECT $_ FROM prompt_stats_status") } qw(groups grouped_transactions);
+	ok(PromptStats::wait_until($node, "SELECT grouped_transactions > $grouped + 200
+		AND grouped_transactions - $grouped > groups - $groups + 100 FROM prompt_stats_status"), $what);
 	return;
 }
 
+# Each way by itself: what one lost, another can't make up for
+my $load = PromptStats::Load->start($node, $CLIENTS, \&work);
+my %before;
+wait_for_groups('groups form');
 foreach my $round (1 .. $ROUNDS)
 {
-	my %before = counted();
-	my $load = PromptStats::Load->start($node, $CLIENTS, \&work);
-
-	progress("round $round: counting");
 	foreach my $way (sort keys %ways)
 	{
-		$ways{$way}->();
-		progress("round $round: and again after $way");
-	}
+		my $name = "round $round, $way";
 
-	my $told = $load->stop;
-	my %counted = counted();
-	$counted{$_} -= $before{$_} foreach keys %before;
-	is(PromptStats::Load::differences($told, \%counted), '', "round $round: exact");
-	cmp_ok($told->{lost}, '>=', 1, "round $round: connections were lost");
-	is(join(' ', grep { !/^23503/ } keys %{ $told->{errors} }), '', 'no error but for unknown prompts');
-	my @torn = grep { /side/ && $counted{$_} != ($counted{ s/side/views/r } // 0) } keys %counted;
-	is("@torn", '', 'counts and writes together');
+		$ways{$way}->();
+		wait_for_groups("$name: groups form again");
+		my $told = $load->pause;
+		my %now = counted();
+		my %counted = map { $_ => $now{$_} - ($before{$_} // 0) } keys %now;
+		%before = %now;
+		$load->resume;
+
+		is(PromptStats::Load::differences($told, \%counted), '', "$name: exact");
+		my $survive = $way eq 'termination of the flusher';
+		is($told->{lost} > 0, !$survive, "$name: " . ($survive ? 'no connection was lost' : 'connections were lost'));
+		is(join(' ', grep { !/^23503/ } keys %{ $told->{errors} }), '', "$name: no error but for unknown prompts");
+		my @torn = grep { /side/ && $counted{$_} != ($counted{ s/side/views/r } // 0) } keys %counted;
+		is("@torn", '', "$name: counts and writes together");
+	}
+}
+$load->stop;
+
+# ---- in the midst of one that counts and writes
+
+$node->safe_psql('postgres', q(
+	INSERT INTO prompt_stats (prompt_id) VALUES (50);
+	CREATE FUNCTION stall() RETURNS trigger LANGUAGE plpgsql AS $$
+	BEGIN PERFORM pg_advisory_xact_lock(1); RETURN NEW; END $$;
+	CREATE TRIGGER stall BEFORE UPDATE ON prompt_stats FOR EACH ROW WHEN (NEW.prompt_id = 50) EXECUTE FUNCTION stall();
+));
+
+sub session { return PromptStats::Connection->new($node, 'test') // die 'no connection' }
+
+# Counted, and written
+sub both
+{
+	return $node->safe_psql('postgres', q(SELECT view_count, (SELECT count(*) FROM side WHERE prompt_id = 50)
+		FROM prompt_stats WHERE prompt_id = 50));
+}
+
+# Crashes while it hangs at this
+sub crash_at
+{
+	my ($sql, $event, $name) = @_;
+	my $session = session();
+
+	$session->send_query($sql);
+	ok(PromptStats::wait_until($node, "SELECT count(*) = 1 FROM pg_stat_activity
+		WHERE wait_event = '$event' AND backend_type = 'client backend'"), $name);
+	$node->stop('immediate');
+	is($session->read_result->{outcome}, 'lost', "$name: not acknowledged");
+	return;
+}
+
+my $done = 0;
+foreach my $mode (qw(group async transaction))
+{
+	my $mixed = "BEGIN; SET LOCAL prompt_stats.durability = '$mode'; INSERT INTO side VALUES (50, 1);
+		SELECT increment_prompt_views(50); COMMIT";
+
+	my $locker = session();
+	$locker->query('SELECT pg_advisory_lock(1)');
+	crash_at($mixed, 'advisory', "$mode: crash in the fold");
+	$node->start;
+	is(both(), "$done|$done", "$mode: neither");
+
+	# It has committed, but is not told so before a standby has it
+	$node->append_conf('postgresql.conf', "synchronous_standby_names = 'nobody'");
+	$node->restart;
+	crash_at($mixed, 'SyncRep', "$mode: crash in the commit");
+	$node->append_conf('postgresql.conf', "synchronous_standby_names = ''");
+	$node->start;
+	$done++;
+	is(both(), "$done|$done", "$mode: both");
+
+	is(session()->query($mixed)->{outcome}, 'ok', "$mode: committed");
+	$node->stop('immediate');
+	$node->start;
+	$done++;
+	is(both(), "$done|$done", "$mode: crash after the commit: both");
 }
 
 $node->stop;
-unlike(slurp_file($node->logfile), qr/PANIC|TRAP:|terminated by signal (?!9)/, 'nothing else crashed');
+unlike(slurp_file($node->logfile), qr/PANIC|TRAP:|deadlock detected|terminated by signal (?!9)/, 'nothing else crashed');
 done_testing();

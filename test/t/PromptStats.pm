@@ -6,6 +6,10 @@
 #   ...
 #   my $told = $load->stop;    # $told->{acked}{'1 views'}, $told->{in_flight}{...}
 #
+# Or $load->pause, which tells what was so since the last pause, and $load->resume.
+#
+#   PromptStats::wait_until($node, 'SELECT ...') or die;
+#
 # A client sends the SQL as one query, hence as one transaction.  Its counts are
 # acknowledged once the server says that it is ready for the next query; they are
 # in flight where the connection was lost before that, and nothing else is.
@@ -99,10 +103,18 @@ sub read_result
 	return { outcome => 'lost' };
 }
 
-sub query
+# Does not wait for its result
+sub send_query
 {
 	my ($self, $sql) = @_;
 	$self->send_bytes(pack('aNZ*', 'Q', length($sql) + 5, $sql));
+	return;
+}
+
+sub query
+{
+	my ($self, $sql) = @_;
+	$self->send_query($sql);
 	return $self->read_result;
 }
 
@@ -125,7 +137,7 @@ sub start
 		my $file = "$self->{dir}/$client";
 		push @{ $self->{pids} }, in_child(sub {
 			my ($go_on) = @_;
-			Storable::store(run_client($node, $client, $work, $go_on, $turns), $file);
+			Storable::store(run_client($node, $client, $work, $go_on, $turns, $self->{dir}), $file);
 		});
 	}
 	return $self;
@@ -147,19 +159,40 @@ sub in_child
 	POSIX::_exit($done ? 0 : 1);
 }
 
+sub told_nothing { return (acked => {}, in_flight => {}, errors => {}, lost => 0, calls => 0) }
+
+# Until the file is taken away, as it is after the other one
+sub tell_paused
+{
+	my ($told, $file, $go_on) = @_;
+
+	Storable::store($told, "$file.new");
+	rename "$file.new", $file;
+	usleep(10_000) while -e $file && $go_on->();
+	return;
+}
+
 sub run_client
 {
-	my ($node, $client, $work, $go_on, $turns) = @_;
-	my %told = (acked => {}, in_flight => {}, errors => {}, lost => 0, calls => 0);
+	my ($node, $client, $work, $go_on, $turns, $dir) = @_;
+	my %told = told_nothing();
 	my $connection;
 
 	srand($client);
 	for (my $turn = 0; $go_on->() && (!defined $turns || $turn < $turns); $turn++)
 	{
-		until ($connection)
+		while (-e "$dir/pause" || !$connection)
 		{
 			return \%told unless $go_on->();
-			$connection = PromptStats::Connection->new($node, "client $client") or usleep(10_000);
+			if (-e "$dir/pause")
+			{
+				tell_paused(\%told, "$dir/$client.paused", $go_on);
+				%told = told_nothing();
+				next;
+			}
+
+			# A server that starts has better things to do than to say so
+			$connection = PromptStats::Connection->new($node, "client $client") or usleep(50_000 + int(rand 50_000));
 		}
 		my ($sql, $counts) = $work->($client, $turn);
 		my $result = $connection->query($sql);
@@ -189,13 +222,44 @@ sub stop
 sub finish
 {
 	my ($self) = @_;
-	my %told = (acked => {}, in_flight => {}, errors => {}, lost => 0, calls => 0);
 
-	foreach my $client (1 .. @{ $self->{pids} })
+	foreach my $pid (@{ $self->{pids} })
 	{
-		waitpid($self->{pids}[ $client - 1 ], 0);
-		die "client $client failed" if $? != 0;
-		my $own = Storable::retrieve("$self->{dir}/$client");
+		waitpid($pid, 0);
+		die "client $pid failed" if $? != 0;
+	}
+	return sum_up(map { "$self->{dir}/$_" } 1 .. @{ $self->{pids} });
+}
+
+# All clients keep their connections, and do nothing
+sub pause
+{
+	my ($self) = @_;
+	my @files = map { "$self->{dir}/$_.paused" } 1 .. @{ $self->{pids} };
+
+	append_to_file("$self->{dir}/pause", '');
+	foreach (1 .. 18000)
+	{
+		return sum_up(@files) unless grep { !-e $_ } @files;
+		usleep(10_000);
+	}
+	die 'a client does not pause';
+}
+
+sub resume
+{
+	my ($self) = @_;
+	unlink "$self->{dir}/pause", map { "$self->{dir}/$_.paused" } 1 .. @{ $self->{pids} };
+	return;
+}
+
+# What was told to all clients
+sub sum_up
+{
+	my %told = told_nothing();
+
+	foreach my $own (map { Storable::retrieve($_) } @_)
+	{
 		foreach my $kind (qw(acked in_flight errors))
 		{
 			$told{$kind}{$_} += $own->{$kind}{$_} foreach keys %{ $own->{$kind} };
@@ -222,6 +286,33 @@ sub differences
 		push @wrong, "$key: $found, not $least to $most" if $found < $least || $found > $most;
 	}
 	return join "\n", @wrong;
+}
+
+# Questions under load, when a psql takes seconds to start
+package PromptStats;
+
+use Time::HiRes qw(usleep);
+
+# The first column of the first row; undefined where nobody answers
+sub ask
+{
+	my ($node, $sql) = @_;
+	my $connection = PromptStats::Connection->new($node, 'ask') or return;
+	my $result = $connection->query($sql);
+	die "$result->{sqlstate} $result->{message}: $sql" if $result->{outcome} eq 'error';
+	return $result->{outcome} eq 'ok' && @{ $result->{rows} } ? $result->{rows}[0][0] : undef;
+}
+
+# Until the answer is true; the server may be away meanwhile
+sub wait_until
+{
+	my ($node, $sql) = @_;
+	foreach (1 .. 9000)
+	{
+		return 1 if (ask($node, $sql) // '') eq 't';
+		usleep(20_000);
+	}
+	return;
 }
 
 1;
