@@ -23,6 +23,7 @@ $node->append_conf('postgresql.conf', qq(
 	prompt_stats.durability = group
 	max_connections = 100
 	max_prepared_transactions = 2
+	wal_writer_delay = '10s'
 	log_statement = none
 ));
 $node->start;
@@ -72,12 +73,16 @@ sub wait_for_waiters
 	return;
 }
 
-# One that was ended or had nothing to do is started by who counts
+# Counts that callers folded themselves for this reason
+sub own_folds { return sql("SELECT coalesce((own_fold_reasons->>'$_[0]')::bigint, 0) FROM prompt_stats_status") }
+
+# One that was ended or had nothing to do is started by who counts; and a list goes to
+# the flusher also of who is alone, so that it stays for a while
 sub wait_for_flusher
 {
 	foreach my $turn (1 .. 1800)
 	{
-		sql('SELECT increment_prompt_copies(999)');
+		sql('SELECT increment_prompt_copies(ARRAY(SELECT generate_series(991::bigint, 999)))');
 		return ok(1, 'the flusher is ready') if sql('SELECT flusher FROM prompt_stats_status') eq 'ready';
 		usleep(100_000);
 	}
@@ -105,13 +110,25 @@ my $used = sql('SELECT txid_current()') - $xid;
 is(views(1), 6400, 'hot: exact');
 cmp_ok($used, '<', 3200, "hot: 6400 calls in $used transactions that wrote");
 is(sql($FLUSHERS), 1, 'there is one flusher');
+is(sql("SELECT query FROM pg_stat_activity WHERE backend_type = 'prompt_stats flusher'"), 'folding counts', 'which says what it does');
+is(sql('SELECT largest_group > 1 FROM prompt_stats_status'), 't', 'groups of several');
 
 pgbench(64, 100, 'zipf', "\\set id random_zipfian(1, 500, 1.1)\nSELECT increment_prompt_copies(:id), increment_prompt_views(:id + 500, 3);\n");
 is(sql('SELECT sum(copy_count), sum(view_count) FROM prompt_stats WHERE prompt_id > 1 OR copy_count > 0'),
 	'6400|' . (6400 * 3 + 6400), 'zipf: exact');
 
+# Who was told of a count sees it: no more and no less
+pgbench(32, 50, 'read', <<'END', '-D', 'turn=0');
+\set id :client_id + 1601
+\set turn :turn + 1
+SELECT increment_prompt_views(:id), increment_prompt_views(1600);
+SELECT 1 / (view_count = :turn)::int FROM prompt_stats WHERE prompt_id = :id;
+SELECT 1 / (view_count = :turn)::int FROM get_prompt_stats(:id);
+END
+is(views(1600), 1600, 'read: exact');
+
 # A list goes to the flusher even where nobody else counts; few prompts don't
-is(sql('SELECT flusher FROM prompt_stats_status'), 'ready', 'the flusher is ready');
+wait_for_flusher();
 my $groups = sql('SELECT groups FROM prompt_stats_status');
 sql('SELECT increment_prompt_copies(ARRAY[1, 2]::bigint[])');
 is(sql('SELECT groups FROM prompt_stats_status'), $groups, 'two prompts: no group');
@@ -134,6 +151,7 @@ sub get_stuck
 	send_query($stuck, 'SELECT increment_prompt_views(1000)');
 	ok($node->poll_query_until('postgres', "SELECT count(*) = 1 FROM pg_stat_activity
 		WHERE wait_event_type = 'Lock' AND query LIKE '%(1000)%'"), 'one is stuck');
+	wait_for_flusher();
 	return;
 }
 sub get_unstuck
@@ -163,6 +181,8 @@ my $terminated = session();
 send_query($waiter, 'SELECT increment_prompt_views(4)');
 send_query($canceled, 'SELECT increment_prompt_views(4, 100)');
 wait_for_waiters(2, 'who counts a locked row waits');
+is(sql(q{SELECT DISTINCT wait_event_type, wait_event FROM pg_stat_activity WHERE query LIKE '%_views(4%' AND pid <> pg_backend_pid()}),
+	'Extension|' . ($node->pg_version >= 17 ? 'PromptStatsGroup' : 'Extension'), 'as pg_stat_activity says');
 send_query($terminated, 'SELECT increment_prompt_views(4, 10000)');
 ok($node->poll_query_until('postgres', q(SELECT count(*) = 1 FROM (SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 	WHERE query LIKE '%(4, 10000)%' AND wait_event IN ('Extension', 'PromptStatsGroup')) AS t)), 'one of them is terminated');
@@ -178,6 +198,10 @@ is(outcome($other->query("SET statement_timeout = '100ms'")), 'ok', 'timeout set
 is(outcome($other->query('SELECT increment_prompt_views(4, 1000)')), '57014', 'statement_timeout ends it');
 is(outcome($other->query(q(BEGIN; SET LOCAL prompt_stats.durability = 'group'; SELECT increment_prompt_views(4, 1000); COMMIT))),
 	'57014', 'also in a COMMIT');
+is(outcome($other->query("SET statement_timeout = 0; SET lock_timeout = '100ms'")), 'ok', 'timeout set');
+is(outcome($other->query('BEGIN; SELECT increment_prompt_views(4, 1000)')), 'ok', 'nothing to wait for before the COMMIT');
+is(outcome($other->query('COMMIT')), '55P03', 'which lock_timeout ends');
+is(outcome($other->query("SET lock_timeout = 0; SET statement_timeout = '100ms'")), 'ok', 'timeout set');
 is(outcome($other->query('BEGIN; SELECT txid_current(), increment_prompt_views(4, 1000)')), 'ok', 'with an XID');
 is(outcome($other->query('COMMIT')), '57014', 'statement_timeout also ends the wait of an own fold');
 
@@ -203,17 +227,83 @@ $locker->query('ROLLBACK');
 $locker->query('SELECT pg_advisory_unlock_all()');
 is(views(22), $ended eq 'ok' ? 1 : 0, 'and counted is what succeeded');
 
+# ---- a row of a transaction that is prepared
+
+is(outcome($locker->query("BEGIN; SELECT increment_prompt_views(27, 10); PREPARE TRANSACTION 'held'")), 'ok', 'prepared');
+wait_for_flusher();
+my $returned = own_folds('returned');
+send_query($waiter, 'SELECT increment_prompt_views(27)');
+wait_for_waiters(1, 'who counts its prompt waits in a group');
+$other->query('RESET statement_timeout');
+is(outcome($other->query('SELECT increment_prompt_views(28)')), 'ok', 'others go on');
+ok($node->poll_query_until('postgres', q(SELECT count(*) = 1 FROM pg_stat_activity
+	WHERE query LIKE '%(27)%' AND wait_event_type = 'Lock')), 'then for the prepared transaction itself');
+is(outcome($other->query('SELECT increment_prompt_views(28)')), 'ok', 'others go on');
+is(outcome($other->query("COMMIT PREPARED 'held'")), 'ok', 'COMMIT PREPARED');
+is(outcome($waiter->read_result), 'ok', 'releases it');
+is(views(27), 11, 'both counted');
+is(views(28), 2, 'so are the others');
+is(own_folds('returned') - $returned, 1, 'it was returned by the group');
+
+# ---- synchronous_commit: the strongest of a group
+
+# Whether anybody has flushed the log when a group of these levels returns; nobody else
+# does, as the writer of the log comes by each ten seconds, and the locker rolls back
+sub flushed_by
+{
+	my @members = map { my $member = session(); $member->query("SET synchronous_commit = $_"); $member } @_;
+	my $formed = 'SELECT groups, grouped_transactions FROM prompt_stats_status';
+
+	foreach my $attempt (1 .. 10)
+	{
+		wait_for_flusher();
+		my ($groups, $grouped) = split /\|/, sql($formed);
+		$locker->query('SET synchronous_commit = off');
+		$locker->query('BEGIN; SELECT FROM prompt_stats WHERE prompt_id = 29 FOR UPDATE');
+		send_query($_, 'SELECT increment_prompt_views(29)') foreach @members;
+		wait_for_waiters(scalar @members, "synchronous_commit @_: they wait");
+		my $lsn = $locker->query('SELECT pg_current_wal_insert_lsn()')->{rows}[0][0];
+		$locker->query('ROLLBACK');
+		is(outcome($_->read_result), 'ok', "synchronous_commit @_: ok") foreach @members;
+		my $flushed = $locker->query("SELECT pg_current_wal_flush_lsn() > '$lsn'")->{rows}[0][0];
+		$locker->query('RESET synchronous_commit');
+
+		# Else they were too late for one
+		return $flushed if sql($formed) eq join '|', $groups + 1, $grouped + @members;
+	}
+	return 'no group';
+}
+is(flushed_by('off', 'on'), 't', 'synchronous_commit: who wants it durable gets it');
+my $flushed = '';
+foreach (1 .. 3)    # the writer of the log may have come by
+{
+	$flushed = flushed_by('off', 'off');
+	last if $flushed eq 'f';
+}
+is($flushed, 'f', 'synchronous_commit: where nobody wants it, nobody waits for it');
+
 # ---- a table that somebody has locked
 
+# The first that comes is alone, and the others a group
 get_unstuck();
+$returned = own_folds('returned');
+wait_for_flusher();
 $locker->query('BEGIN; LOCK TABLE prompt_stats IN SHARE MODE');
-send_query($waiter, 'SELECT increment_prompt_views(7)');
-ok($node->poll_query_until('postgres', "SELECT count(*) = 1 FROM pg_locks WHERE NOT granted
-	AND relation = 'prompt_stats'::regclass"), 'waits for the lock itself');
+my @returned = ($waiter, $canceled, $other);
+my $first = session();
+send_query($first, 'SELECT increment_prompt_views(7, 10)');
+ok(PromptStats::wait_until($node, "SELECT count(*) = 1 FROM pg_locks WHERE NOT granted
+	AND relation = 'prompt_stats'::regclass"), 'who is alone waits for the lock');
+send_query($_, 'SELECT increment_prompt_views(7, 100)') foreach @returned;
+ok($node->poll_query_until('postgres', "SELECT count(*) = 4 FROM pg_locks WHERE NOT granted
+	AND relation = 'prompt_stats'::regclass"), 'who was in a group waits for the lock itself');
+my $by_lock = own_folds('table_lock');
 is(outcome($locker->query('SELECT increment_prompt_views(7)')), 'ok', 'who holds it counts');
 $locker->query('COMMIT');
-is(outcome($waiter->read_result), 'ok', 'the lock is free');
-is(views(7), 2, 'both counted');
+is(own_folds('table_lock') - $by_lock, 1, 'its own');
+is(outcome($_->read_result), 'ok', 'the lock is free') foreach $first, @returned;
+is(views(7), 311, 'all counted');
+is(own_folds('returned') - $returned, 300, 'the group was returned');
 get_stuck();
 
 # ---- each its own error
@@ -239,8 +329,10 @@ is(views(11), $MAX, 'and is counted');
 
 # ---- transactions that fold their own
 
-is(outcome($other->query("RESET statement_timeout; BEGIN ISOLATION LEVEL SERIALIZABLE; SELECT increment_prompt_views(12); COMMIT")),
+my $serializable = own_folds('serializable');
+is(outcome($other->query("BEGIN ISOLATION LEVEL SERIALIZABLE; SELECT increment_prompt_views(12); COMMIT")),
 	'ok', 'SERIALIZABLE');
+is(own_folds('serializable') - $serializable, 1, 'told as such');
 is(outcome($other->query("BEGIN; SELECT increment_prompt_views(12); PREPARE TRANSACTION 'p'")), 'ok', 'PREPARE');
 is(outcome($other->query("COMMIT PREPARED 'p'")), 'ok', 'COMMIT PREPARED');
 is(outcome($other->query('CREATE MATERIALIZED VIEW once AS
@@ -249,16 +341,22 @@ is(outcome($other->query('BEGIN; SELECT increment_prompt_views(12); SAVEPOINT s;
 	ROLLBACK TO s; SELECT increment_prompt_views(12); COMMIT')), 'ok', 'savepoints');
 is(outcome($other->query('BEGIN; SELECT increment_prompt_views(12, 100); ROLLBACK')), 'ok', 'ROLLBACK');
 is(views(12), 5, 'all of them exact');
-is(outcome($other->query('SET ROLE anon; SELECT increment_prompt_views(12); RESET ROLE')), 'ok', 'EXECUTE is enough');
-is(outcome($waiter->query('SET ROLE anon; SELECT increment_prompt_views(12); RESET ROLE')), 'ok', 'in a group as well');
+is(outcome($other->query('SET ROLE anon')), 'ok', 'as somebody who may do nothing');
+is(outcome($other->query('UPDATE prompt_stats SET view_count = 0')), '42501', 'not even with the table');
+is(outcome($other->query('SELECT txid_current(), increment_prompt_views(12)')), 'ok', 'EXECUTE is enough');
+is(outcome($other->query('SELECT increment_prompt_views(12)')), 'ok', 'in a group as well');
+$other->query('RESET ROLE');
 is(views(12), 7, 'counted');
 
 # More than a slot takes
 is(outcome($waiter->query('SELECT increment_prompt_copies(array_agg(i)) FROM generate_series(501::bigint, 600) AS i')),
 	'ok', 'a hundred prompts at once');
+my $too_large = own_folds('too_large');
 is(outcome($waiter->query('SELECT increment_prompt_copies(array_agg(i)) FROM generate_series(1::bigint, 2000) AS i WHERE i <> 1000')),
 	'ok', 'more than a group would wait for');
-is(sql('SELECT sum(copy_count) FROM prompt_stats WHERE prompt_id > 500'), 100 + 1499, 'all counted');
+is(own_folds('too_large') - $too_large, 1999, 'told as such');
+is(sql('SELECT sum(copy_count) FROM prompt_stats WHERE prompt_id > 500 AND prompt_id NOT BETWEEN 991 AND 999'),
+	100 + 1499 - 9, 'all counted');
 
 # The ids change their type between the call and its commit
 get_unstuck();
@@ -273,19 +371,24 @@ get_stuck();
 # ---- triggers: who they run as, and what they may do
 
 ddl(q(
-	CREATE TABLE seen (kind text, who text, session text, path text, got_away boolean);
+	CREATE TABLE seen (prompt bigint, kind text, who text, session text, path text, got_away boolean);
 	ALTER TABLE seen OWNER TO shop;
 	CREATE FUNCTION spy() RETURNS trigger LANGUAGE plpgsql AS $$
-	DECLARE away boolean := false; step text;
+	DECLARE
+		superuser text := (SELECT quote_ident(rolname) FROM pg_roles WHERE oid = 10);
+		away boolean := false;
+		step text;
 	BEGIN
-		FOREACH step IN ARRAY '{RESET ROLE,RESET SESSION AUTHORIZATION,SET SESSION AUTHORIZATION DEFAULT}'::text[] LOOP
+		FOREACH step IN ARRAY ARRAY['RESET ROLE', 'RESET SESSION AUTHORIZATION', 'SET SESSION AUTHORIZATION DEFAULT',
+			'SET ROLE ' || superuser, 'SET SESSION AUTHORIZATION ' || superuser] LOOP
 			BEGIN
 				EXECUTE step;
 				away := away OR current_user <> 'shop';
 			EXCEPTION WHEN OTHERS THEN NULL;
 			END;
 		END LOOP;
-		INSERT INTO public.seen VALUES (TG_NAME, current_user, session_user, current_setting('search_path'), away);
+		INSERT INTO public.seen
+			VALUES (NEW.prompt_id, TG_NAME, current_user, session_user, current_setting('search_path'), away);
 		IF TG_NAME = 'plain' THEN	-- which is the last
 			SET default_transaction_read_only = on;
 			SET synchronous_commit = off;
@@ -299,19 +402,82 @@ ddl(q(
 	CREATE CONSTRAINT TRIGGER deferred AFTER UPDATE ON prompt_stats
 		DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION spy();
 ));
-foreach my $session ($waiter, $other)
+my $superuser = sql('SELECT current_user');
+foreach my $round ([ $superuser, 'flusher' ], [ $superuser, 'itself' ], [ 'anon', 'flusher' ], [ 'anon', 'itself' ])
 {
-	my ($who, $also) = $session == $waiter ? ('flusher', '1') : ('superuser', 'txid_current()');
+	my ($caller, $folder) = @$round;
+	my $also = $folder eq 'itself' ? 'txid_current()' : '1';
+	my $session = $folder eq 'itself' ? $caller : 'shop';
+	my $path = 'pg_catalog, public, pg_temp';
+
 	sql('TRUNCATE seen');
-	is(outcome($session->query("SELECT increment_prompt_views(15), $also")), 'ok', "$who: turn $_") for 1 .. 2;
-	is(sql('SELECT DISTINCT kind, who, path, got_away FROM seen ORDER BY 1'),
-		"deferred|shop|pg_catalog, public, pg_temp|f\nplain|shop|pg_catalog, public, pg_temp|f",
-		"$who: triggers run as the owner, and can't leave");
+	wait_for_flusher();
+	$other->query("SET SESSION AUTHORIZATION \"$caller\"");
+	is(outcome($other->query("SELECT increment_prompt_views(15), $also")), 'ok', "$caller, folded by $folder: turn $_") for 1 .. 2;
+	is(sql('SELECT kind, who, session, path, got_away, count(*) FROM seen WHERE prompt = 15 GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3'),
+		"deferred|shop|$session|$path|f|2\nplain|shop|$session|$path|f|2",
+		"$caller, folded by $folder: triggers run once, as the owner, and can't leave");
+	is($other->query('SELECT session_user')->{rows}[0][0], $caller, "$caller, folded by $folder: is still the same");
 }
-is(views(15), 4, 'what a trigger sets does not reach the next group');
+is(views(15), 8, 'what a trigger sets does not reach the next group');
+$other->query('RESET SESSION AUTHORIZATION');
 is(outcome($other->query('SHOW search_path')), 'ok', 'settings of the session');
 is($other->query('SHOW synchronous_commit')->{rows}[0][0], 'on', 'are left alone');
+is($other->query('SELECT application_name FROM pg_stat_activity WHERE pid = pg_backend_pid()')->{rows}[0][0],
+	'test', 'so is its name');
 ddl('DROP FUNCTION spy() CASCADE');
+
+# Triggers that count another prompt, in the flusher and in the caller
+ddl(q(
+	CREATE FUNCTION count_next() RETURNS trigger LANGUAGE plpgsql AS $$
+	BEGIN PERFORM public.increment_prompt_views(NEW.prompt_id + 1); RETURN NULL; END $$;
+	SET ROLE shop;
+	CREATE TRIGGER next AFTER UPDATE ON prompt_stats FOR EACH ROW WHEN (NEW.prompt_id BETWEEN 33 AND 35)
+		EXECUTE FUNCTION count_next();
+));
+foreach my $caller ($superuser, 'anon')
+{
+	wait_for_flusher();
+	my $grouped = sql('SELECT grouped_transactions FROM prompt_stats_status');
+	$other->query("SET SESSION AUTHORIZATION \"$caller\"");
+	is(outcome($other->query('SELECT increment_prompt_views(33)')), 'ok', "$caller: a trigger counts in the flusher");
+	is(sql('SELECT grouped_transactions FROM prompt_stats_status'), $grouped + 1, "$caller: it was the flusher");
+	is(outcome($other->query('SELECT increment_prompt_views(33), txid_current()')), 'ok', "$caller: and in the caller");
+	$other->query('RESET SESSION AUTHORIZATION');
+}
+is(sql('SELECT string_agg(view_count::text, $$ $$ ORDER BY prompt_id) FROM prompt_stats WHERE prompt_id BETWEEN 33 AND 37'),
+	'4 4 4 4 0', 'a trigger that counts: each row once');
+pgbench(16, 50, 'nested', "SELECT increment_prompt_views(33);\n");
+is(views(33), 804, 'a trigger that counts: exact');
+is(sql('SELECT count(DISTINCT view_count) FROM prompt_stats WHERE prompt_id BETWEEN 34 AND 36'), 1, 'once a fold');
+ddl('DROP FUNCTION count_next() CASCADE');
+
+# One that puts off what it does elsewhere: refused, or done as the owner, but never as who commits
+ddl(q(
+	CREATE TABLE later (who text);
+	CREATE FUNCTION leave_note() RETURNS trigger LANGUAGE plpgsql AS $$
+	BEGIN INSERT INTO public.later VALUES ('at once'); RETURN NULL; END $$;
+	CREATE FUNCTION look_who() RETURNS trigger LANGUAGE plpgsql AS $$
+	BEGIN UPDATE public.later SET who = current_user; RETURN NULL; END $$;
+	ALTER TABLE later OWNER TO shop;
+	SET ROLE shop;
+	CREATE CONSTRAINT TRIGGER late AFTER INSERT ON later DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION look_who();
+	CREATE TRIGGER note AFTER UPDATE ON prompt_stats FOR EACH ROW WHEN (NEW.prompt_id = 38) EXECUTE FUNCTION leave_note();
+));
+foreach my $round ([ $superuser, '1' ], [ $superuser, 'txid_current()' ], [ 'anon', '1' ], [ 'anon', 'txid_current()' ])
+{
+	my ($caller, $also) = @$round;
+
+	wait_for_flusher();
+	$other->query("SET SESSION AUTHORIZATION \"$caller\"");
+	my $outcome = outcome($other->query("SELECT increment_prompt_views(38), $also"));
+	$other->query('RESET SESSION AUTHORIZATION');
+	like($outcome, qr/^(42501|ok)$/, "$caller, $also: a trigger that defers is refused, or goes through");
+	is(sql("SELECT view_count, (SELECT string_agg(who, ' ') FROM later) FROM prompt_stats WHERE prompt_id = 38"),
+		$outcome eq 'ok' ? '1|shop' : '0|', "$caller, $also: nothing else happens");
+	sql('TRUNCATE later; UPDATE prompt_stats SET view_count = 0 WHERE prompt_id = 38') if $outcome eq 'ok';
+}
+ddl('DROP TABLE later; DROP FUNCTION leave_note(), look_who() CASCADE');
 
 ddl(q(
 	CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -381,6 +547,77 @@ is(outcome($waiter->query('SELECT increment_prompt_views(25)')), 'ok', 'a trigge
 is(views(25), 1, 'and its caller folds its own');
 ddl('DROP FUNCTION dawdle() CASCADE');
 
+# Each slot is used by one of these; who finds one that is not free folds its own
+sub each_slot_joins
+{
+	my ($what) = @_;
+	my @sessions = map { session() } 1 .. sql(q(SELECT 98 - count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'));
+
+	wait_for_flusher();
+	my $grouped = sql('SELECT grouped_transactions FROM prompt_stats_status');
+	send_query($_, 'SELECT increment_prompt_views(31)') foreach @sessions;
+	is(join(' ', grep { $_ ne 'ok' } map { outcome($_->read_result) } @sessions), '', "$what: all succeed");
+	is(sql('SELECT grouped_transactions FROM prompt_stats_status') - $grouped, scalar @sessions, "$what: all join");
+	return;
+}
+
+# The fold of prompt 30 stops at a gate, so that whatever comes, comes when units are taken
+ddl(q(
+	CREATE TABLE gate (open_to bigint);
+	INSERT INTO gate VALUES (0);
+	CREATE SEQUENCE arrivals;
+	ALTER TABLE gate OWNER TO shop;
+	ALTER SEQUENCE arrivals OWNER TO shop;
+	CREATE FUNCTION pass() RETURNS trigger LANGUAGE plpgsql AS $$
+	DECLARE arrival bigint := nextval('public.arrivals');
+	BEGIN
+		WHILE arrival > (SELECT open_to FROM public.gate) LOOP
+			PERFORM pg_sleep(0.01);
+		END LOOP;
+		RETURN NEW;
+	END $$;
+	CREATE TRIGGER pass BEFORE UPDATE ON prompt_stats FOR EACH ROW WHEN (NEW.prompt_id = 30) EXECUTE FUNCTION pass();
+));
+my %late = (statement_timeout => 10, lock_timeout => 100, cancel => 1000, termination => 10000);
+foreach my $end ('commits', 'fails')
+{
+	my %sessions = map { $_ => session() } keys %late;
+	my $others_views = views(30);
+
+	sql("UPDATE gate SET open_to = 0; SELECT setval('arrivals', 1, false)");
+	wait_for_flusher();
+	$sessions{$_}->query("SET $_ = '3s'") foreach qw(statement_timeout lock_timeout);
+	send_query($waiter, 'SELECT increment_prompt_views(30)');
+	ok($node->poll_query_until('postgres', 'SELECT is_called FROM arrivals'), "$end: a group stops at the gate");
+	send_query($sessions{$_}, "SELECT increment_prompt_views(30, $late{$_})") foreach sort keys %late;
+	wait_for_waiters(5, "$end: the next ones queue");
+	sql('UPDATE gate SET open_to = 1');
+	is(outcome($waiter->read_result), 'ok', "$end: the first goes on");
+	ok($node->poll_query_until('postgres', 'SELECT last_value = 2 FROM arrivals'), "$end: the next ones are taken");
+	is(sql(q(SELECT count(*), bool_and(pg_cancel_backend(pid)) FROM pg_stat_activity
+		WHERE query LIKE '%(30, 1000)' AND pid <> pg_backend_pid())), '1|t', "$end: one is canceled");
+	is(sql(q(SELECT count(*), bool_and(pg_terminate_backend(pid)) FROM pg_stat_activity
+		WHERE query LIKE '%(30, 10000)' AND pid <> pg_backend_pid())), '1|t', "$end: one is terminated");
+	ok($node->poll_query_until('postgres', q(SELECT count(*) = 2 FROM pg_stat_activity
+		WHERE (query LIKE '%(30, 10)' OR query LIKE '%(30, 100)') AND now() > query_start + interval '3.5 s')), "$end: the others' time is over");
+
+	sql($end eq 'commits' ? 'UPDATE gate SET open_to = 1000' :
+		q(SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE backend_type = 'prompt_stats flusher'));
+	my %outcome = map { $_ => outcome($sessions{$_}->read_result) } keys %late;
+	my $last = delete $outcome{termination};
+	like($last, $end eq 'commits' ? qr/^(ok|57P01|lost)$/ : qr/^57P01$/, "$end: who is terminated may still be told");
+	isnt(outcome($sessions{termination}->query('SELECT 1')), 'ok', "$end: and is gone then");
+	is_deeply(\%outcome, $end eq 'commits' ?
+		{ statement_timeout => 'ok', lock_timeout => 'ok', cancel => 'ok' } :
+		{ statement_timeout => '57014', lock_timeout => '55P03', cancel => '57014' },
+		"$end: what came too late, or in time");
+	sql('UPDATE gate SET open_to = 1000');
+	each_slot_joins("$end: no slot is left behind");
+	like(views(30) - $others_views, $end eq 'fails' ? qr/^1$/ : $last eq 'ok' ? qr/^11111$/ : qr/^1?1111$/,
+		"$end: counted once, or not at all");
+}
+ddl('DROP FUNCTION pass() CASCADE');
+
 # ---- the switch, and no worker to be had
 
 is(outcome($waiter->query('SELECT increment_prompt_views(19)')), 'ok', 'on');
@@ -408,8 +645,15 @@ $node->append_conf('postgresql.conf', 'max_worker_processes = 0');
 $node->restart;
 pgbench(16, 50, 'noworker', "SELECT increment_prompt_views(20);\n");
 is(views(20), 800, 'no worker: exact');
-is(outcome(session()->query('SELECT increment_prompt_views(20)')), 'ok', 'REPEATABLE READ without a worker');
+my $older = session();
+$older->query('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT FROM prompt_stats WHERE prompt_id = 20');
+sql('SELECT increment_prompt_views(20)');
+is(outcome($older->query('SELECT increment_prompt_views(20)')), 'ok', 'REPEATABLE READ without a worker');
+is(outcome($older->query('COMMIT')), 'ok', 'whose row is newer than its snapshot');
+is(views(20), 802, 'counted');
 
 $node->stop;
-unlike(slurp_file($node->logfile), qr/PANIC|TRAP:|terminated by signal/, 'nothing crashed');
+my $log = slurp_file($node->logfile);
+unlike($log, qr/PANIC|TRAP:|terminated by signal/, 'nothing crashed');
+is(scalar(() = $log =~ /ERROR:  deadlock detected/g), 1, 'no deadlock but the one that was made');
 done_testing();
