@@ -94,6 +94,50 @@ BEGIN
 END $$;
 CALL many();
 TABLE counted;
+-- a DO block, and what an exception takes back in it
+DO $$
+BEGIN
+	PERFORM increment_prompt_views(4);
+	BEGIN
+		PERFORM increment_prompt_views(5, 100);
+		RAISE division_by_zero;
+	EXCEPTION WHEN division_by_zero THEN
+		PERFORM increment_prompt_views(6);
+	END;
+END $$;
+-- a cursor that is held makes its rows at COMMIT
+BEGIN;
+DECLARE held CURSOR WITH HOLD FOR SELECT increment_prompt_views(i) FROM generate_series(8::bigint, 9) AS i;
+COMMIT;
+CLOSE held;
+TABLE counted;
+-- triggers that count, at once and at COMMIT
+CREATE TABLE notes (prompt bigint);
+CREATE FUNCTION count_note() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+	PERFORM increment_prompt_views(NEW.prompt);
+	RETURN NEW;
+END $$;
+CREATE TRIGGER at_once BEFORE INSERT ON notes FOR EACH ROW EXECUTE FUNCTION count_note();
+CREATE CONSTRAINT TRIGGER late AFTER INSERT ON notes DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION count_note();
+INSERT INTO notes VALUES (5), (5);
+BEGIN;
+INSERT INTO notes VALUES (5);
+ROLLBACK;
+-- one on prompt_stats that counts the next prompt, and so on
+CREATE FUNCTION count_next() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+	PERFORM public.increment_prompt_views(NEW.prompt_id + 1);
+	RETURN NULL;
+END $$;
+CREATE TRIGGER next AFTER INSERT OR UPDATE ON prompt_stats FOR EACH ROW WHEN (NEW.prompt_id < 4) EXECUTE FUNCTION count_next();
+SELECT increment_prompt_views(2);
+SELECT increment_prompt_views(ARRAY[2, 3]);
+DROP TRIGGER next ON prompt_stats;
+DROP FUNCTION count_next;
+DROP TABLE notes;
+DROP FUNCTION count_note;
+TABLE counted;
 -- very many calls take no more memory than prompts, also beside a savepoint
 BEGIN;
 SELECT count(increment_prompt_views(1 + i % 3)) FROM generate_series(1::bigint, 30000) AS i;

@@ -23,6 +23,8 @@ $node->append_conf('postgresql.conf', qq(
 	restart_after_crash = on
 	max_connections = 100
 	log_statement = none
+	log_min_error_statement = panic
+	log_error_verbosity = terse
 	wal_level = replica
 	max_wal_senders = 1
 ));

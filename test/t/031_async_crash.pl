@@ -145,10 +145,16 @@ sub watch_ledger
 	return $last;
 }
 
+# Each finds its victim first, so that little happens between that word and the crash
+sub kill_one
+{
+	my $pid = pid_of($_[0]);
+	return sub { kill 'KILL', $pid };
+}
 my %ways = (
-	'immediate stop' => sub { $node->stop('immediate'); $node->start },
-	'kill -9 of the flusher' => sub { kill 'KILL', pid_of('prompt_stats flusher') },
-	'kill -9 of a backend' => sub { kill 'KILL', pid_of('client backend') },
+	'immediate stop' => sub { sub { $node->stop('immediate'); $node->start } },
+	'kill -9 of the flusher' => sub { kill_one('prompt_stats flusher') },
+	'kill -9 of a backend' => sub { kill_one('client backend') },
 );
 
 set_interval('20ms');
@@ -160,8 +166,9 @@ foreach my $way ((sort keys %ways) x $ROUNDS)
 	my $in_table = sql($TABLE);
 	my ($ledger, $began) = split /\|/, status("$FOLDED, ledger_since");
 	$load = load(8);
+	my $crash = $ways{$way}->();
 	my $last = watch_ledger($ledger) - $ledger;
-	$ways{$way}->();
+	$crash->();
 	ok($node->poll_query_until('postgres', "SELECT ledger_since > '$began' FROM prompt_stats_status"), "$way: a new ledger begins");
 	ok($node->poll_query_until('postgres', 'SELECT flushed > 100 FROM prompt_stats_status'), "$way: counts are flushed again");
 	my $told = $load->stop;
