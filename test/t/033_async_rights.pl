@@ -189,7 +189,7 @@ my $REASONS = 'SELECT sum(value::bigint) FROM jsonb_each_text(own_fold_reasons)'
 my $own = status('own_folds');
 sql('BEGIN; SELECT increment_prompt_views(30, 4); SELECT txid_current(); COMMIT');
 is(status("own_folds - $own, own_folds = ($REASONS)"), '4|t', 'own folds are in counts, and each has its reason');
-my $file = "$PostgreSQL::Test::Utils::tmp_check/group.sql";
+my $file = "$PostgreSQL::Test::Utils::tmp_check/033_group.sql";
 append_to_file($file, "SELECT increment_prompt_views(31, 2);\n");
 my $had = views(31);
 my ($groups, $grouped, $accepted, $folded) = split /\|/, status('groups, grouped_transactions, accepted, own_folds');
