@@ -96,7 +96,7 @@ REGRESS = \
 	hardening \
 	direct
 ISOLATION = \
-	count_one_row \
+	count_one_row turns \
 	count_arrays \
 	array_insert_race \
 	insert_race \

@@ -50,6 +50,7 @@ typedef struct Update
 	ScanKeyData key;
 	Snapshot	snapshot;
 	CommandId	command;
+	TransactionId writer;		/* of the last row, if that is why it was left */
 	TupleTableSlot *slot;		/* the new version */
 	EState	   *estate;			/* NULL until indexes are to be written */
 	ResultRelInfo indexes;
@@ -189,27 +190,49 @@ make_room_on_page(Relation rel, Buffer buffer)
 		heap_page_prune_opt(rel, buffer);
 }
 
+/* Who writes a new version; whoever only locks the row may not be in the way */
+static TransactionId
+writer_of(HeapTuple row)
+{
+	uint16		mask = row->t_data->t_infomask;
+
+	return (mask & HEAP_XMAX_IS_MULTI) || HEAP_XMAX_IS_LOCKED_ONLY(mask) ?
+		InvalidTransactionId : HeapTupleHeaderGetRawXmax(row->t_data);
+}
+
+/* Under a lock of the buffer */
+static bool
+is_free(Update *update, HeapTuple row, Buffer buffer)
+{
+	TM_Result	state = HeapTupleSatisfiesUpdate(row, update->command, buffer);
+
+	if (state == TM_BeingModified)
+		update->writer = writer_of(row);
+	return state == TM_Ok;
+}
+
 /* The version that the snapshot sees, if nobody holds it; its buffer is pinned then */
 static bool
 find_row(Update *update, Datum id, HeapTuple row, Buffer *buffer)
 {
 	ItemPointer tid;
 
+	update->writer = InvalidTransactionId;
 	update->key.sk_argument = id;
 	index_rescan(update->scan, &update->key, 1, NULL, 0);
 	while ((tid = index_getnext_tid(update->scan, ForwardScanDirection)) != NULL)
 	{
 		bool		found;
-		bool		is_free;
+		bool		usable;
 
 		*buffer = ReadBuffer(update->rel, ItemPointerGetBlockNumber(tid));
 		make_room_on_page(update->rel, *buffer);
 		LockBuffer(*buffer, BUFFER_LOCK_SHARE);
 		row->t_self = *tid;
 		found = heap_hot_search_buffer(&row->t_self, update->rel, *buffer, update->snapshot, row, NULL, true);
-		is_free = found && HeapTupleSatisfiesUpdate(row, update->command, *buffer) == TM_Ok;
+		usable = found && is_free(update, row, *buffer);
 		LockBuffer(*buffer, BUFFER_LOCK_UNLOCK);
-		if (is_free)
+		if (usable)
 			return true;
 		ReleaseBuffer(*buffer);
 		if (found)
@@ -300,10 +323,11 @@ update_row(Update *update, const PstDelta *delta)
 
 /*
  * Updates what it can of a merged set, in the order of the ids: these leave the set.
- * Returns how many.  The table is locked, and we act as its owner.
+ * Returns how many.  The table is locked, and we act as its owner.  "writer" is the
+ * transaction that is writing the last row, if that is why it was left.
  */
 uint64
-pst_update_directly(const PstTables *tables, PstDeltas *deltas)
+pst_update_directly(const PstTables *tables, PstDeltas *deltas, TransactionId *writer)
 {
 	Update		update;
 	int			len = deltas->len;
@@ -313,6 +337,7 @@ pst_update_directly(const PstTables *tables, PstDeltas *deltas)
 	 * A snapshot of the whole transaction has to fail where somebody changed
 	 * the row
 	 */
+	*writer = InvalidTransactionId;
 	if (!OidIsValid(tables->direct_index) || IsolationUsesXactSnapshot())
 		return 0;
 	begin_update(&update, tables);
@@ -322,6 +347,7 @@ pst_update_directly(const PstTables *tables, PstDeltas *deltas)
 		if (!update_row(&update, &deltas->items[i]))
 			deltas->items[left++] = deltas->items[i];
 	}
+	*writer = update.writer;
 	end_update(&update);
 	deltas->len = left;
 	return len - left;

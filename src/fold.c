@@ -8,12 +8,12 @@
  * inserts none, and says of each transaction what became of it.
  *
  * A delta of one prompt is one update of its row, without a statement where that can be
- * (direct.c), as are the flusher's.  A larger set, or a prompt
- * without a row, first inserts the rows that are missing, then locks the others,
- * both in the order of their ids, and then updates them with one statement.  No
- * row is locked before the last is inserted, and an insertion that meets a row of
- * somebody else's leaves it alone: so two folds never wait for each other in a
- * circle.
+ * (direct.c), as are the flusher's; those who want the same row take turns.  A larger
+ * set, or a prompt without a row, first inserts the rows that are missing, then locks
+ * the others, both in the order of their ids, and then updates them with one
+ * statement.  No row is locked before the last is inserted, and an insertion that meets
+ * a row of somebody else's leaves it alone: so two folds never wait for each other in
+ * a circle.
  *
  * Every statement leaves a row alone whose counter would not fit its column.
  * Whatever it left out is looked at again, and is an error then: a set is added
@@ -27,6 +27,10 @@
 
 #include "access/htup_details.h"
 #include "catalog/pg_type.h"
+#include "common/hashfn.h"
+#include "miscadmin.h"
+#include "storage/lmgr.h"
+#include "storage/lock.h"
 #include "storage/proc.h"
 #include "utils/lsyscache.h"
 #include "utils/timestamp.h"
@@ -40,6 +44,9 @@ typedef uint32 CounterMask;
 #define HASTY_LOCK_MS	1		/* for a row that is locked; less is not to be
 								 * had */
 #define CALM_MS			500		/* after haste has failed */
+
+/* In the tag of a lock, where SQL's advisory locks have 1 or 2 (lockfuncs.c) */
+#define TURN			3
 
 static const char *const column_names[PST_NCOUNTERS] = {
 	"view_count", "copy_count", "fork_count"
@@ -439,12 +446,64 @@ fold_many(const PstTables *tables, PstDeltas *deltas)
 	return written;
 }
 
+/*
+ * A turn at a row, as a lock of the server's.  All who wait for one row are woken by each
+ * commit (heapam.c: heap_update), and with many nearly all time goes there; who waits for a
+ * lock is woken alone, in the order of coming.  So one waits for the row, and the
+ * others for him.  A turn ends when the row is written: nobody holds one and waits for
+ * anything but this row.
+ */
+static void
+set_turn_tag(LOCKTAG *tag, const PstTables *tables, Datum id)
+{
+	Size		len = pst_id_bytes(id, tables->id_kind, NULL);
+	unsigned char *bytes = palloc(Max(len, 1));
+	uint64		hash;
+
+	(void) pst_id_bytes(id, tables->id_kind, (char *) bytes);
+	hash = hash_bytes_extended(bytes, len, tables->stats);
+	SET_LOCKTAG_ADVISORY(*tag, MyDatabaseId, (uint32) (hash >> 32), (uint32) hash, TURN);
+	pfree(bytes);
+}
+
+/* Waits for who is writing the row; one that is hard to get is for a statement */
+static uint64
+update_when_free(const PstTables *tables, PstDeltas *deltas)
+{
+	TransactionId writer;
+
+	for (int attempt = 0; attempt < 3; attempt++)
+	{
+		if (pst_update_directly(tables, deltas, &writer) > 0)
+			return 1;
+		if (!TransactionIdIsValid(writer))
+			break;
+		XactLockTableWait(writer, NULL, NULL, XLTW_None);
+	}
+	return update(tables, deltas);
+}
+
+static uint64
+update_in_turn(const PstTables *tables, PstDeltas *deltas)
+{
+	LOCKTAG		tag;
+	uint64		written;
+
+	set_turn_tag(&tag, tables, deltas->items[0].id);
+	(void) LockAcquire(&tag, ExclusiveLock, false, false);
+	written = update_when_free(tables, deltas);
+	(void) LockRelease(&tag, ExclusiveLock, false);
+	return written;
+}
+
+/* Not in turn where a trigger could wait for other rows meanwhile */
 static uint64
 fold_one(const PstTables *tables, PstDeltas *deltas)
 {
-	if (pst_update_directly(tables, deltas) > 0 || update(tables, deltas) > 0)
-		return 1;
-	return fold_many(tables, deltas);
+	uint64		written = OidIsValid(tables->direct_index) ?
+	update_in_turn(tables, deltas) : update(tables, deltas);
+
+	return written > 0 ? written : fold_many(tables, deltas);
 }
 
 /* ---- many transactions' deltas at once ---- */
@@ -615,7 +674,9 @@ pst_may_hurry(const PstTables *tables)
 static uint64
 update_quickly(const PstTables *tables, PstDeltas *deltas)
 {
-	(void) pst_update_directly(tables, deltas);
+	TransactionId writer;
+
+	(void) pst_update_directly(tables, deltas, &writer);
 	return deltas->len > 0 ? update(tables, deltas) : 0;
 }
 

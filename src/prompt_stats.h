@@ -238,7 +238,7 @@ extern uint64 pst_fold(const PstTables *tables, PstDeltas *deltas);
 
 /* direct.c */
 extern void pst_find_direct(Relation rel, PstTables *tables);
-extern uint64 pst_update_directly(const PstTables *tables, PstDeltas *deltas);
+extern uint64 pst_update_directly(const PstTables *tables, PstDeltas *deltas, TransactionId *writer);
 
 /* tally.c */
 typedef struct PstTally PstTally;
