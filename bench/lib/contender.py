@@ -57,6 +57,7 @@ class Contender:
         self.name = self.base = os.path.basename(path).removesuffix(".sql")
         self.title, self.parts = sections(path)
         self.settings = {}
+        self.sum = None
         if mode:
             self.name += "_" + mode
             self.title += f" ({mode})"
@@ -85,14 +86,17 @@ class Contender:
         job = self.parts.get("each second")
         return server.each_second(self.database, job) if job else nullcontext()
 
-    def settle(self):
-        """Whatever it still owes to its tables is done now."""
-        if "settle" in self.parts:
-            self.run(self.parts["settle"])
+    def settled(self):
+        """WAL position and sum of all counts, once whatever it still owes to its tables is done;
+        no sum of one that does not count."""
+        parts = [self.parts.get("settle", ""), server.WAL_POSITION, self.parts.get("total", "")]
+        wal, *total = self.run("\n".join(parts)).split()
+        self.sum = int(total[0]) if total else None
+        return int(wal), self.sum
 
     def total(self):
-        """The sum of all counts; None for one that does not count."""
-        return int(self.run(self.parts["total"])) if "total" in self.parts else None
+        """The sum of all counts; nobody counts between the runs."""
+        return self.settled()[1] if self.sum is None else self.sum
 
     def folds(self):
         """How often it has written counts to its tables; 0 where it does not tell."""

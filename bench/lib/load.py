@@ -55,13 +55,21 @@ def told(output):
             "per_second": float(number(r"^tps = ([\d.]+) \(without"))}
 
 
-def latencies(directory):
-    """Sampled latencies in ms, sorted."""
-    found = []
+def logged(directory):
+    """The fields of the sampled transactions that succeeded."""
     for path in glob.glob(os.path.join(directory, "log.*")):
         with open(path) as file:
-            found += [int(fields[2]) / 1000 for fields in map(str.split, file) if fields[2].isdigit()]
-    return sorted(found)
+            yield from (fields for fields in map(str.split, file) if fields[2].isdigit())
+
+
+def latencies(directory):
+    """Sampled latencies in ms, sorted."""
+    return sorted(int(fields[2]) / 1000 for fields in logged(directory))
+
+
+def times(directory):
+    """When the sampled transactions ended, in seconds since 1970, sorted."""
+    return sorted(int(fields[4]) + int(fields[5]) / 1e6 for fields in logged(directory))
 
 
 def percentile(ordered, share):

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from lib import machine, migration, plan, reads, server, storage, throughput  # noqa: E402
+from lib import machine, migration, plan, reads, server, storage, throughput, warm  # noqa: E402
 from lib.contender import BENCH, Contender, create_all, discover  # noqa: E402
 from lib.redis import TITLES, Redis  # noqa: E402
 from lib.results import Results  # noqa: E402
@@ -28,13 +28,15 @@ def build(what):
 
 def measure(what, contenders, results):
     databases = [c for c in contenders if not isinstance(c, Redis)]
-    if what.runs or what.storage_counts:
+    if what.runs or what.warm or what.storage_counts:
         create_all(databases, what.prompts)
         results.say(f"{len(databases)} databases with {what.prompts:,} prompts each")
 
     for runs in what.runs:
         if not runs.slow_us:
             throughput.measure(what, runs, contenders, results)
+    for section in what.warm:
+        warm.measure(what, section, contenders, results)
     if what.storage_counts:
         for contender in storage.able(databases):
             storage.measure(what.storage_counts, contender, what.prompts, results)

@@ -9,10 +9,13 @@ from collections import namedtuple
 # Every contender, or those whose names begin so, for so many seconds, so often.
 Runs = namedtuple("Runs", "section workload clients seconds repeats who sync snapshot slow_us",
                   defaults=["", "on", False, 0])
+# Async beside the no-op: {clients: seconds until they are warm}, and how many turns each has.
+Warm = namedtuple("Warm", "workload clients turns")
 # Legacy rows, and how often they are moved each way, in "migrations".
-Plan = namedtuple("Plan", "minutes prompts runs storage_counts read_sizes migrations")
+Plan = namedtuple("Plan", "minutes prompts runs warm storage_counts read_sizes migrations")
 
 ENGINE = ("noop", "prompt_stats", "upsert_plpgsql")
+WAITING = ("prompt_stats_group", "prompt_stats_transaction", "upsert_plpgsql")
 
 FULL = Plan(
     minutes=15,
@@ -21,19 +24,20 @@ FULL = Plan(
         Runs("hot", "hot", (1, 4, 16), 1, 2),
         Runs("hot", "hot", (64,), 2, 2),
         Runs("zipf", "zipf", (16,), 1, 1),
-        Runs("zipf", "zipf", (1,), 1, 1, who=ENGINE),
-        Runs("zipf", "zipf", (64,), 2, 1, who=ENGINE),
+        Runs("zipf", "zipf", (1,), 1, 1, who=WAITING),
+        Runs("zipf", "zipf", (64,), 2, 1, who=WAITING),
         Runs("uniform", "uniform", (16,), 1, 1),
-        Runs("uniform", "uniform", (1,), 1, 1, who=ENGINE),
-        Runs("uniform", "uniform", (64,), 2, 1, who=ENGINE),
+        Runs("uniform", "uniform", (1,), 1, 1, who=WAITING),
+        Runs("uniform", "uniform", (64,), 2, 1, who=WAITING),
         Runs("sync off", "hot", (16,), 1, 1, sync="off"),
         Runs("snapshot held", "hot", (16,), 1, 1, snapshot=True),
         Runs("snapshot held", "hot", (64,), 5, 1, who="prompt_stats_group", snapshot=True),
         Runs("PostgREST", "postgrest", (16,), 1, 1),
         Runs("list of 100", "list", (1, 4), 1, 2, who=ENGINE),
-        Runs("slow disk 1 ms", "hot", (16, 64), 1, 1, who=ENGINE, slow_us=1000),
-        Runs("slow disk 5 ms", "hot", (16, 64), 1, 1, who=ENGINE, slow_us=5000),
+        Runs("slow disk 1 ms", "hot", (16, 64), 1, 1, who=WAITING, slow_us=1000),
+        Runs("slow disk 5 ms", "hot", (16, 64), 1, 1, who=WAITING, slow_us=5000),
     ],
+    warm=[Warm(workload, {1: 1, 16: 2, 64: 4}, 4) for workload in ("hot", "zipf", "uniform")],
     storage_counts=1_000_000,
     read_sizes=(1_000, 100_000, 10_000_000),
     migrations=((100_000, 3), (1_000_000, 2), (5_000_000, 1)),
@@ -47,6 +51,7 @@ QUICK = Plan(
         Runs("zipf", "zipf", (16,), 1, 1),
         Runs("PostgREST", "postgrest", (16,), 1, 1),
     ],
+    warm=[Warm("hot", {16: 1}, 2)],
     storage_counts=20_000,
     read_sizes=(1_000, 100_000),
     migrations=((100_000, 1),),
@@ -56,6 +61,7 @@ SELF_TEST = Plan(
     minutes=1,
     prompts=1_000,
     runs=[Runs("hot", "hot", (4,), 1, 1, sync="off")],
+    warm=[],
     storage_counts=0,
     read_sizes=(),
     migrations=(),
@@ -66,6 +72,7 @@ def only(plan, sections):
     """The plan, cut down to these sections."""
     return plan._replace(
         runs=[runs for runs in plan.runs if runs.section in sections],
+        warm=plan.warm * ("warm" in sections),
         storage_counts=plan.storage_counts * ("storage" in sections),
         read_sizes=plan.read_sizes * ("reads" in sections),
         migrations=plan.migrations * ("migration" in sections))
@@ -86,6 +93,9 @@ def estimate(plan, chosen, stored):
         seconds = len(runs.clients) * runs.repeats * len(chosen(runs)) * (runs.seconds + AROUND_A_RUN)
         yield (runs.section, runs.clients, f"{runs.seconds} s x {runs.repeats}",
                seconds + 2 * RESTART * bool(runs.slow_us))
+    for warm in plan.warm:
+        yield (f"warm {warm.workload}", list(warm.clients), f"{warm.turns} turns",
+               sum(2 * (AROUND_A_RUN + seconds + 1.5 * warm.turns) for seconds in warm.clients.values()))
     yield "storage", [plan.storage_counts], "", plan.storage_counts * LOOPED_COUNT * stored
     yield "reads", plan.read_sizes, "", sum(plan.read_sizes) * READ_PROMPT
     yield ("migration", [rows for rows, _ in plan.migrations], "",

@@ -57,8 +57,11 @@ def each_second(database, sql):
     return Session(database, "SELECT 'there';\n" + sql.rstrip().rstrip(";") + " \\watch 1\n")
 
 
+WAL_POSITION = "SELECT pg_current_wal_insert_lsn() - '0/0';"
+
+
 def wal_position(database):
-    return int(psql(database, "SELECT pg_current_wal_insert_lsn() - '0/0'"))
+    return int(psql(database, WAL_POSITION))
 
 
 def settings_in_force():
@@ -77,6 +80,35 @@ def restart(environment):
                    env={**os.environ, **environment}, check=True)
 
 
+def proc(pid, name):
+    with open(f"/proc/{pid}/{name}", "rb") as file:
+        return file.read()
+
+
+def children():
+    """The server's processes."""
+    with open(os.path.join(os.environ["PGDATA"], "postmaster.pid")) as file:
+        postmaster = int(file.readline())
+    return proc(postmaster, f"task/{postmaster}/children").decode().split()
+
+
+def cpu_seconds(wanted):
+    """{pid: CPU seconds} of the server's processes that are wanted(pid, title)."""
+    found = {}
+    for pid in children():
+        try:
+            if wanted(pid, proc(pid, "cmdline")):
+                found[pid] = int(proc(pid, "schedstat").split()[0]) / 1e9
+        except (FileNotFoundError, ProcessLookupError):
+            pass                        # it has just ended
+    return found
+
+
+def client_seconds(database):
+    """Of the backends that serve clients there; their titles say so once they are connected."""
+    return cpu_seconds(lambda pid, title: f" {database} [local] ".encode() in title)
+
+
 class Cpu(threading.Thread):
     """What the cluster's processes use in the steady state, while pgbench runs: `with Cpu(clients) as cpu:`
 
@@ -89,9 +121,7 @@ class Cpu(threading.Thread):
         super().__init__(daemon=True)
         self.number = clients
         self.done = threading.Event()
-        with open(os.path.join(os.environ["PGDATA"], "postmaster.pid")) as file:
-            self.postmaster = int(file.readline())
-        self.there = set(self.children())
+        self.there = set(children())
         self.clients = set()
         self.readings = []              # (when, {pid: seconds} of clients, of others)
 
@@ -105,28 +135,17 @@ class Cpu(threading.Thread):
 
     def run(self):
         while not self.done.wait(CPU_LOOK):
-            clients, others = self.read()
+            used = cpu_seconds(self.note)
+            clients = {pid: seconds for pid, seconds in used.items() if pid in self.clients}
             if len(clients) == self.number:
+                others = {pid: seconds for pid, seconds in used.items() if pid not in self.clients}
                 self.readings.append((time.monotonic(), clients, others))
 
-    def children(self):
-        with open(f"/proc/{self.postmaster}/task/{self.postmaster}/children") as file:
-            return file.read().split()
-
-    def is_client(self, pid):
-        """A backend that came after us; its title says so once it is connected."""
-        if pid not in self.there and pid not in self.clients and b" [local] " in proc(pid, "cmdline"):
+    def note(self, pid, title):
+        """All are wanted; clients are the backends that came after us."""
+        if pid not in self.there and b" [local] " in title:
             self.clients.add(pid)
-        return pid in self.clients
-
-    def read(self):
-        clients, others = {}, {}
-        for pid in self.children():
-            try:
-                (clients if self.is_client(pid) else others)[pid] = int(proc(pid, "schedstat").split()[0]) / 1e9
-            except (FileNotFoundError, ProcessLookupError):
-                pass                    # it has just ended
-        return clients, others
+        return True
 
     def a_second(self):
         """CPU seconds a second of the clients' backends, and of all other processes; None
@@ -138,8 +157,3 @@ class Cpu(threading.Thread):
         (begin, *before), (end, *after) = same[0], same[-1]
         return [sum(now - then.get(pid, 0) for pid, now in those.items()) / (end - begin)
                 for then, those in zip(before, after)]
-
-
-def proc(pid, name):
-    with open(f"/proc/{pid}/{name}", "rb") as file:
-        return file.read()

@@ -51,13 +51,12 @@ def measure(counts, contender, prompts, results):
     with contender.at_work():
         done = load.pgbench(database, f"CALL bench_loop({BATCH}, {prompts})", SESSIONS, ["-t", str(batches)],
                             {"synchronous_commit": "off", **contender.settings}, prepared=False)
-    contender.settle()
-    wal = server.wal_position(database) - wal
+    wal_after, total = contender.settled()
     told = done["processed"] * BATCH
     grown, died = (now - then for now, then in zip(sizes(database), (size, dead)))
     results.add("storage", contender.name, SESSIONS, 1, {
         "processed": told, "failed": done["failed"], "size_before_bytes": size, "grown_bytes": grown,
-        "dead_rows": died, "wal_bytes_a_count": wal / told, "off": contender.total() - before - told})
+        "dead_rows": died, "wal_bytes_a_count": (wal_after - wal) / told, "off": total - before - told})
 
 
 def sizes(database):

@@ -59,16 +59,14 @@ def run(contender, workload, prompts, clients, runs):
         with contender.at_work(), server.Cpu(clients) as cpu:
             found = load.pgbench(contender.database, workload.script(contender, prompts), clients, length,
                                  {"synchronous_commit": runs.sync, **contender.settings})
-        contender.settle()
-        wal = server.wal_position(contender.database) - wal
+        wal_after, after = contender.settled()
         counts = found["processed"] * workload.counts
         if held:
             found.update(held.figures(counts))
-    after = contender.total()
 
     latencies = found.pop("latencies")
     found["per_second"] *= workload.counts
-    found["wal_bytes_a_count"] = wal / counts
+    found["wal_bytes_a_count"] = (wal_after - wal) / counts
     for who, used in zip(("backend", "background"), cpu.a_second()):
         found[who + "_us_a_count"] = used and used / found["per_second"] * 1e6
     for share in 50, 95, 99:
