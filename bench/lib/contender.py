@@ -57,7 +57,7 @@ class Contender:
         self.name = self.base = os.path.basename(path).removesuffix(".sql")
         self.title, self.parts = sections(path)
         self.settings = {}
-        self.sum = None
+        self.session = self.sum = None
         if mode:
             self.name += "_" + mode
             self.title += f" ({mode})"
@@ -75,11 +75,22 @@ class Contender:
             self.run(fill_in(self.parts.get(part, ""), prompts=prompts))
         self.run("VACUUM ANALYZE")
 
+    def disconnect(self):
+        """Before the server is restarted, or the database dropped."""
+        if self.session:
+            self.session.close()
+        self.session = None
+
     def drop(self):
+        self.disconnect()
         server.psql("postgres", f"DROP DATABASE IF EXISTS {self.database}")
 
     def run(self, sql):
-        return server.psql(self.database, sql, self.settings)
+        self.session = self.session or server.Psql(self.database, self.settings)
+        return self.session.run(sql)
+
+    def wal_position(self):
+        return int(self.run(server.WAL_POSITION))
 
     def at_work(self):
         """Its job that runs beside the clients, if it has one, as a context."""

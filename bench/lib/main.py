@@ -26,6 +26,12 @@ def build(what):
                     "PG_CONFIG=" + os.environ["BENCH_PG_CONFIG"], what + ".so"], check=True)
 
 
+def restart(contenders, environment):
+    for contender in contenders:
+        contender.disconnect()
+    server.restart(environment)
+
+
 def measure(what, contenders, results):
     databases = [c for c in contenders if not isinstance(c, Redis)]
     if what.runs or what.warm or what.storage_counts:
@@ -43,10 +49,10 @@ def measure(what, contenders, results):
     # After everything whose WAL is measured: a restart makes a checkpoint.
     for runs in what.runs:
         if runs.slow_us:
-            server.restart({"LD_PRELOAD": os.path.join(TMP, "slowsync/slowsync.so"),
+            restart(databases, {"LD_PRELOAD": os.path.join(TMP, "slowsync/slowsync.so"),
                             "SLOWSYNC_US": str(runs.slow_us)})
             throughput.measure(what, runs, contenders, results)
-            server.restart({})
+            restart(databases, {})
 
     for contender in databases:
         contender.drop()

@@ -30,6 +30,31 @@ def psql(database, sql, settings={}):
     return done.stdout.strip()
 
 
+class Psql:
+    """The same in a session that stays: connecting, and reading a large table for the first time,
+    take longer than a measurement does."""
+    END = "--- end ---"
+
+    def __init__(self, database, settings):
+        self.database = database
+        self.process = subprocess.Popen(psql_command(database), text=True, stdin=subprocess.PIPE,
+                                        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                        env=environment({"client_min_messages": "error", **settings}))
+
+    def run(self, sql):
+        self.process.stdin.write(f"{sql}\n;\n\\echo {self.END}\n")
+        self.process.stdin.flush()
+        printed = []
+        for line in self.process.stdout:
+            if line == self.END + "\n":
+                return "".join(printed).strip()
+            printed.append(line)
+        raise RuntimeError(f"in database {self.database}: {''.join(printed).strip()}\n{sql}")
+
+    def close(self):
+        self.process.communicate()
+
+
 class Session:
     """A psql that stays open beside a measurement, once the SQL has printed a line: `with Session(database, sql):`"""
 
@@ -58,10 +83,6 @@ def each_second(database, sql):
 
 
 WAL_POSITION = "SELECT pg_current_wal_insert_lsn() - '0/0';"
-
-
-def wal_position(database):
-    return int(psql(database, WAL_POSITION))
 
 
 def settings_in_force():

@@ -6,7 +6,7 @@ meanwhile: what it would have to clean is the figure.
 """
 from lib import load, server
 
-SESSIONS, BATCH = 8, 500
+SESSIONS, BATCH = 16, 500
 
 LOOP = """
 CREATE OR REPLACE PROCEDURE bench_loop(calls integer, prompts bigint) LANGUAGE plpgsql AS $$
@@ -46,7 +46,7 @@ def measure(counts, contender, prompts, results):
     server.psql(database, LEFT_ALONE)
 
     size, dead = sizes(database)
-    before, wal = contender.total(), server.wal_position(database)
+    before, wal = contender.total(), contender.wal_position()
     batches = counts // (SESSIONS * BATCH)
     with contender.at_work():
         done = load.pgbench(database, f"CALL bench_loop({BATCH}, {prompts})", SESSIONS, ["-t", str(batches)],

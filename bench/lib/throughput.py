@@ -55,7 +55,7 @@ def run(contender, workload, prompts, clients, runs):
     length = load.duration(contender.database, clients, runs.seconds)
     before = contender.total()
     with Held(contender) if runs.snapshot else nullcontext() as held:
-        wal = server.wal_position(contender.database)
+        wal = contender.wal_position()
         with contender.at_work(), server.Cpu(clients) as cpu:
             found = load.pgbench(contender.database, workload.script(contender, prompts), clients, length,
                                  {"synchronous_commit": runs.sync, **contender.settings})
