@@ -149,6 +149,7 @@ extern void PstGucInit(void);
 
 /* shmem.c */
 extern bool pst_attach(void);
+extern bool pst_is_other_layout(void);
 extern struct PstDatabase *pst_find_database(void);
 extern struct PstDatabase *pst_entry_of(Oid oid);
 

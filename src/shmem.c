@@ -222,6 +222,13 @@ pst_attach(void)
 	return pst_shared != NULL;
 }
 
+/* Another version of the library has laid out what there is */
+bool
+pst_is_other_layout(void)
+{
+	return anchor != NULL && anchor->layout != PST_LAYOUT;
+}
+
 /*
  * Memory of the area; invalid where there is none to be had, for whatever reason:
  * DSA_ALLOC_NO_OOM does not cover a full /dev/shm (dsm_impl.c).  The caller holds no lock.

@@ -218,6 +218,17 @@ flush_failed_error(void)
 			 errhint("Mend the table, and call prompt_stats_flush() again.")));
 }
 
+static void
+check_layout(void)
+{
+	if (pst_is_other_layout())
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("prompt_stats_flush() cannot reach the counts of another version of prompt_stats"),
+				 errdetail("Sessions that began before this version was installed hold them in shared memory, and flush them."),
+				 errhint("Restart the server, which flushes them, or call it in a session that began before.")));
+}
+
 /* A flusher that died may have left something for another */
 static void
 wait_for_flush(PstDatabase *db, uint64 ticket)
@@ -247,8 +258,11 @@ prompt_stats_flush(PG_FUNCTION_ARGS)
 
 	PreventCommandIfParallelMode("prompt_stats_flush()");
 	if (db == NULL)
+	{
+		check_layout();
 		PG_RETURN_VOID();		/* a standby, or no shared memory: nothing can
 								 * be pending */
+	}
 	check_holds_nothing(db);
 	if (!pst_is_empty(db))
 		wait_for_flush(db, pg_atomic_add_fetch_u64(&db->flushes_wanted, 1));

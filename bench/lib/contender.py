@@ -97,6 +97,11 @@ class Contender:
         job = self.parts.get("each second")
         return server.each_second(self.database, job) if job else nullcontext()
 
+    def settle(self):
+        """Whatever it still owes to its tables is done now."""
+        if "settle" in self.parts:
+            self.run(self.parts["settle"])
+
     def settled(self):
         """WAL position and sum of all counts, once whatever it still owes to its tables is done;
         no sum of one that does not count."""

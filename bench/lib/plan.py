@@ -35,7 +35,7 @@ FULL = Plan(
         Runs("snapshot held", "hot", (16,), 1, 1, who=DIFFERENT, snapshot=True),
         Runs("snapshot held", "hot", (64,), 5, 1, who="prompt_stats_group", snapshot=True),
         Runs("PostgREST", "postgrest", (16,), 1, 1, who=DIFFERENT),
-        Runs("list of 100", "list", (1, 4), 1, 2, who=OURS),
+        Runs("list of 100", "list", (1, 4), 1, 1, who=OURS),
         Runs("slow disk 1 ms", "hot", (16, 64), 1, 1, who=WAITING, slow_us=1000),
         Runs("slow disk 5 ms", "hot", (16, 64), 1, 1, who=WAITING, slow_us=5000),
     ],

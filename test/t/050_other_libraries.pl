@@ -95,7 +95,7 @@ is(outcome($asynchronous->query('SELECT increment_prompt_views(1)')), 'ok', 'the
 
 # What the old one holds stays where it is
 $new->query("SET statement_timeout = '30s'");
-isnt(outcome($new->query('SELECT prompt_stats_flush()')), '57014', 'the new library does not wait for the old one to flush');
+is(outcome($new->query('SELECT prompt_stats_flush()')), '55000', 'the new library says that it cannot flush what the old one holds');
 is(outcome($new->query('SELECT increment_prompt_views(1)')), 'ok', 'and counts on');
 is($asynchronous->query('SELECT pending >= 5 FROM prompt_stats_status')->{rows}[0][0], 't', 'the count is pending yet');
 $locker->query('COMMIT');
