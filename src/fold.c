@@ -26,6 +26,7 @@
 #include "prompt_stats.h"
 
 #include "access/htup_details.h"
+#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
 #include "miscadmin.h"
@@ -450,8 +451,8 @@ fold_many(const PstTables *tables, PstDeltas *deltas)
  * A turn at a row, as a lock of the server's.  All who wait for one row are woken by each
  * commit (heapam.c: heap_update), and with many nearly all time goes there; who waits for a
  * lock is woken alone, in the order of coming.  So one waits for the row, and the
- * others for him.  A turn ends when the row is written: nobody holds one and waits for
- * anything but this row.
+ * others for him.  A turn ends when the row is written: who holds one or waits for one
+ * holds no row.
  */
 static void
 set_turn_tag(LOCKTAG *tag, const PstTables *tables, Datum id)
@@ -496,11 +497,20 @@ update_in_turn(const PstTables *tables, PstDeltas *deltas)
 	return written;
 }
 
-/* Not in turn where a trigger could wait for other rows meanwhile */
+/*
+ * Who has written may hold the row that others wait for in turn, and must not wait for them.
+ * Nor is it for tables whose triggers could wait for other rows meanwhile.
+ */
+static bool
+takes_turns(const PstTables *tables)
+{
+	return OidIsValid(tables->direct_index) && !TransactionIdIsValid(GetTopTransactionIdIfAny());
+}
+
 static uint64
 fold_one(const PstTables *tables, PstDeltas *deltas)
 {
-	uint64		written = OidIsValid(tables->direct_index) ?
+	uint64		written = takes_turns(tables) ?
 	update_in_turn(tables, deltas) : update(tables, deltas);
 
 	return written > 0 ? written : fold_many(tables, deltas);
