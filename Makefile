@@ -96,7 +96,8 @@ REGRESS = \
 	hardening \
 	direct
 ISOLATION = \
-	count_one_row turns \
+	count_one_row \
+	turns \
 	count_arrays \
 	array_insert_race \
 	insert_race \

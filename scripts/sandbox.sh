@@ -33,6 +33,8 @@ cleanup()
 	trap '' INT TERM HUP
 	if [ -n "$child" ]; then
 		kill -TERM -- "-$child" 2>/dev/null || true
+		# bench/lib/warm.py stops clients
+		kill -CONT -- "-$child" 2>/dev/null || true
 		wait "$child" || true
 	fi
 

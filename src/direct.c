@@ -333,11 +333,12 @@ pst_update_directly(const PstTables *tables, PstDeltas *deltas, TransactionId *w
 	int			len = deltas->len;
 	int			left = 0;
 
+	*writer = InvalidTransactionId;
+
 	/*
 	 * A snapshot of the whole transaction has to fail where somebody changed
 	 * the row
 	 */
-	*writer = InvalidTransactionId;
 	if (!OidIsValid(tables->direct_index) || IsolationUsesXactSnapshot())
 		return 0;
 	begin_update(&update, tables);

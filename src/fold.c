@@ -511,7 +511,7 @@ static uint64
 fold_one(const PstTables *tables, PstDeltas *deltas)
 {
 	uint64		written = takes_turns(tables) ?
-	update_in_turn(tables, deltas) : update(tables, deltas);
+	update_in_turn(tables, deltas) : update_when_free(tables, deltas);
 
 	return written > 0 ? written : fold_many(tables, deltas);
 }

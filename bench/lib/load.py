@@ -15,6 +15,16 @@ SAMPLED = 0.2
 CONNECTING = {}
 
 
+def command(directory, database, script, clients, length, sampled=SAMPLED, prepared=True):
+    """pgbench's, with its script and its log in the directory."""
+    path = os.path.join(directory, "script.sql")
+    with open(path, "w") as file:
+        file.write(script + "\n")
+    return ["pgbench", "-n", "-M", "prepared" if prepared else "simple",
+            "-f", path, "-c", str(clients), "-j", str(min(clients, 2)), *length,
+            "-l", "--log-prefix", os.path.join(directory, "log"), "--sampling-rate", str(sampled), database]
+
+
 def pgbench(database, script, clients, length, settings={}, sampled=SAMPLED, prepared=True,
             until_error=False):
     """Runs the script; length is pgbench's -T or -t. Returns what pgbench tells.
@@ -22,13 +32,8 @@ def pgbench(database, script, clients, length, settings={}, sampled=SAMPLED, pre
     With until_error the clients go on until their script fails, as it is meant to.
     """
     with tempfile.TemporaryDirectory() as directory:
-        path = os.path.join(directory, "script.sql")
-        with open(path, "w") as file:
-            file.write(script + "\n")
-        log = ["-l", "--log-prefix", os.path.join(directory, "log"), "--sampling-rate", str(sampled)]
         done = subprocess.run(
-            ["pgbench", "-n", "-M", "prepared" if prepared else "simple",
-             "-f", path, "-c", str(clients), "-j", str(min(clients, 2)), *length, *log, database],
+            command(directory, database, script, clients, length, sampled, prepared),
             env=server.environment(settings), capture_output=True, text=True)
         if done.returncode != (2 if until_error else 0):
             raise RuntimeError(f"pgbench in {database}: {done.stderr.strip()}")

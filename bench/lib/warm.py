@@ -4,7 +4,6 @@ A session's first calls load a library, plan, and touch memory for the first tim
 seconds that is much of what a contender does whose call takes microseconds, and over hours
 nothing. So the sessions of both stay, and those of one are stopped while the other's count.
 """
-import os
 import signal
 import subprocess
 import tempfile
@@ -27,15 +26,11 @@ class Sessions:
     def __init__(self, contender, script, clients, seconds):
         self.database = contender.database
         self.directory = tempfile.TemporaryDirectory()
-        path = os.path.join(self.directory.name, "script.sql")
-        with open(path, "w") as file:
-            file.write(script + "\n")
+        others = len(server.client_seconds(self.database))      # which stay
         self.process = subprocess.Popen(
-            ["pgbench", "-n", "-M", "prepared", "-f", path, "-c", str(clients), "-j", str(min(clients, 2)), "-T", "3600",
-             "-l", "--log-prefix", os.path.join(self.directory.name, "log"), "--sampling-rate", str(load.SAMPLED),
-             self.database],
+            load.command(self.directory.name, self.database, script, clients, ["-T", "3600"]),
             env=server.environment(contender.settings), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        while len(server.client_seconds(self.database)) < clients and self.process.poll() is None:
+        while len(server.client_seconds(self.database)) < others + clients and self.process.poll() is None:
             time.sleep(0.02)
         time.sleep(seconds)
         self.stop()
