@@ -16,18 +16,21 @@
 #include "access/xact.h"
 #include "utils/memutils.h"
 
-#define MAX_HOLDS			2000	/* prompts in one transaction */
+#define MAX_GATHERED		16384	/* prompts that are sorted together */
+#define MAX_HOLDS			2000	/* in one transaction */
 #define LONG_MS				1000	/* a transaction that takes longer has too
 									 * many */
 #define HALVES_MS			2000	/* in a cycle, for finding out who is to
 									 * blame */
 #define BRIEF_LOCK_MS		10	/* waiting for a lock, where rows are inserted */
 
-/* What was gathered; the flights of one transaction are some of them */
+/* What was gathered; those that are folded together; the flights of one transaction */
+static PstHold *gathered = NULL;
 static PstHold *holds = NULL;
 static PstHold *flights = NULL;
 static int	nflights = 0;
 static bool folding = false;
+static bool has_taken_off;		/* the last fold has got as far as that */
 static void (*fold) (const PstTables *);
 static bool in_haste;
 static PstFailure failure;		/* of the last fold */
@@ -139,6 +142,7 @@ fold_flights(void)
 				 errmsg("table prompt_stats is locked")));
 	xid = GetTopFullTransactionId();
 	pst_take_off(flights, nflights, xid);
+	has_taken_off = true;
 	if (!OidIsValid(tables->stats))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_TABLE),
@@ -154,6 +158,7 @@ fold_range(int first, int len, void (*how) (const PstTables *))
 	flights = &holds[first];
 	nflights = len;
 	folding = true;
+	has_taken_off = false;
 	fold = how;
 	in_haste = false;
 	ok = pst_run_transaction(fold_flights, true, &failure);
@@ -208,10 +213,10 @@ reject(PstHold *hold)
 
 /* The last fold failed before it looked at any prompt: none is to blame, and none rejected */
 static bool
-has_never_taken_off(int first)
+has_table_failed(void)
 {
-	table_fails |= pst_is_zero(holds[first].n);
-	return pst_is_zero(holds[first].n);
+	table_fails |= !has_taken_off;
+	return !has_taken_off;
 }
 
 /* All in one transaction; where that fails, by halves, until who is to blame is alone */
@@ -220,7 +225,7 @@ fold_by_halves(int first, int len)
 {
 	if (len == 0 || fold_range(first, len, fold_whole))
 		return;
-	if (has_never_taken_off(first) || GetCurrentTimestamp() > halves_until)
+	if (has_table_failed() || GetCurrentTimestamp() > halves_until)
 		left_over = true;
 	else if (len > 1)
 	{
@@ -270,7 +275,7 @@ adapt_batch(int n, TimestampTz began)
 }
 
 static void
-flush_gathered(int n)
+flush_holds(int n)
 {
 	TimestampTz began = GetCurrentTimestamp();
 	bool		ok;
@@ -282,7 +287,7 @@ flush_gathered(int n)
 		fold_odd();
 	else if (is_transient(failure.code))
 		left_over = true;
-	else if (has_never_taken_off(0))
+	else if (has_table_failed())
 	{
 		left_over = true;
 		complain();
@@ -304,6 +309,44 @@ tell_flushers(uint64 wanted)
 	ConditionVariableBroadcast(&pst_served->flushed);
 }
 
+static int
+compare_holds(const void *a, const void *b)
+{
+	const PstKey *key = &((const PstHold *) a)->key;
+	const PstKey *other = &((const PstHold *) b)->key;
+
+	if (key->kind == PST_BIGINT && other->kind == PST_BIGINT)
+	{
+		int64		n,
+					m;
+
+		memcpy(&n, key->id, sizeof(n));
+		memcpy(&m, other->id, sizeof(m));
+		return n < m ? -1 : n > m;
+	}
+	return memcmp(key->id, other->id, PST_ID_BYTES);
+}
+
+/*
+ * In transactions that are short, for others wait for them.  Each has ids that are near each
+ * other: so a page of the index serves several.
+ */
+static void
+flush_gathered(int n)
+{
+	qsort(gathered, n, sizeof(PstHold), compare_holds);
+	for (int i = 0, len; i < n; i += len)
+	{
+		len = Min(batch, n - i);
+		holds = &gathered[i];
+		flush_holds(len);
+		if (left_over)
+			pst_list_again(holds, len);
+		pg_atomic_fetch_add_u64(&pst_served->flushes, 1);
+		pst_check_interrupts();
+	}
+}
+
 /* Once over all that is pending */
 void
 pst_flush_pending(void)
@@ -320,14 +363,8 @@ pst_flush_pending(void)
 	pg_atomic_write_u32(&pst_served->crowded, 0);
 	pg_memory_barrier();
 	pst_begin_cycle(pst_served, &cycle);
-	while ((n = pst_gather(pst_served, &cycle, holds, batch)) > 0)
-	{
+	while ((n = pst_gather(pst_served, &cycle, gathered, MAX_GATHERED)) > 0)
 		flush_gathered(n);
-		if (left_over)
-			pst_list_again(holds, n);
-		pg_atomic_fetch_add_u64(&pst_served->flushes, 1);
-		pst_check_interrupts();
-	}
 	pst_tidy_partitions(pst_served, false);
 	MemoryContextSwitchTo(caller);
 	if (left_over)
@@ -378,9 +415,9 @@ pst_report_leftover(void)
 
 	pst_list_due(pst_served);
 	pst_begin_cycle(pst_served, &cycle);
-	while ((n = pst_gather(pst_served, &cycle, holds, MAX_HOLDS)) > 0)
+	while ((n = pst_gather(pst_served, &cycle, gathered, MAX_GATHERED)) > 0)
 		for (int i = 0; i < n; i++)
-			report(&holds[i]);
+			report(&gathered[i]);
 }
 
 void
@@ -388,6 +425,6 @@ pst_flush_init(void)
 {
 	cycle_context = AllocSetContextCreate(TopMemoryContext, "prompt_stats flush",
 										  ALLOCSET_DEFAULT_SIZES);
-	holds = MemoryContextAlloc(TopMemoryContext, MAX_HOLDS * sizeof(PstHold));
+	gathered = MemoryContextAlloc(TopMemoryContext, MAX_GATHERED * sizeof(PstHold));
 	odd = MemoryContextAlloc(TopMemoryContext, MAX_HOLDS * sizeof(int));
 }

@@ -26,11 +26,11 @@
  *
  * Exact reads.  A statement's snapshot is older than the moment when it looks here, so
  * what has left "pending" may be in the table, but not for this snapshot.  Hence the
- * flights are kept with their entry: a reader adds those whose XID its snapshot misses, or
- * that did not commit.  Only the last PST_FLIGHTS are kept, and an entry goes when nothing
- * is pending.  A reader whose snapshot misses a flight that
- * was dropped can't be told: it takes another snapshot.  So does one that finds no
- * entry where one was evicted with a flight that its snapshot misses.
+ * flights are kept in the history of their entry: a reader adds those whose XID its snapshot
+ * misses, or that did not commit.  Only the last PST_FLIGHTS are kept, and an entry goes when
+ * nothing is pending.  A reader whose snapshot misses a flight that was dropped can't be
+ * told: it takes another snapshot.  So does one that finds no entry, or one without a history,
+ * where one was evicted with a flight that its snapshot misses.
  */
 #include "prompt_stats.h"
 
@@ -60,11 +60,25 @@ static int	size_reserved = 0;
 
 /* ---- a partition ---- */
 
+static Size
+buckets_size(uint32 nbuckets)
+{
+	return offsetof(PstEntries, buckets) + nbuckets * sizeof(uint32);
+}
+
+/* The same place for every backend, as segments are mapped by pages */
 static PstEntry *
 entries_of(PstEntries *memory)
 {
-	return (PstEntry *) ((char *) memory + MAXALIGN(offsetof(PstEntries, buckets) +
-													memory->nbuckets * sizeof(uint32)));
+	return (PstEntry *) TYPEALIGN(PST_ENTRY_SIZE, (char *) memory + buckets_size(memory->nbuckets));
+}
+
+static PstHistory *
+history_of(PstEntries *memory, const PstEntry *entry)
+{
+	PstEntry   *entries = entries_of(memory);
+
+	return (PstHistory *) (entries + memory->size) + (entry - entries);
 }
 
 /* One or two entries in each */
@@ -77,8 +91,8 @@ buckets_for(uint32 size)
 static Size
 memory_size(uint32 size)
 {
-	return MAXALIGN(offsetof(PstEntries, buckets) + buckets_for(size) * sizeof(uint32)) +
-		size * sizeof(PstEntry);
+	return buckets_size(buckets_for(size)) + PST_ENTRY_SIZE +
+		size * (sizeof(PstEntry) + sizeof(PstHistory));
 }
 
 /* As many as fit into this partition's share of prompt_stats.max_pending */
@@ -87,7 +101,7 @@ configured_size(void)
 {
 	Size		share = (Size) pst_max_pending * 1024 / PST_PARTITIONS;
 
-	return share / (sizeof(PstEntry) + sizeof(uint32));
+	return share / (sizeof(PstEntry) + sizeof(PstHistory) + sizeof(uint32));
 }
 
 /* Under the lock of the partition; its segment is mapped, or is now, which does not fail */
@@ -186,6 +200,43 @@ bucket_of(PstEntries *memory, uint32 hash)
 	return &memory->buckets[(hash / PST_PARTITIONS) & (memory->nbuckets - 1)];
 }
 
+static char *
+tail_of(PstEntries *memory, const PstEntry *entry)
+{
+	return history_of(memory, entry)->id_tail;
+}
+
+static bool
+is_entry_of(PstEntries *memory, const PstEntry *entry, const PstKey *key)
+{
+	return entry->stats == key->stats && entry->kind == key->kind && entry->len == key->len &&
+		memcmp(entry->id, key->id, PST_ID_HEAD) == 0 &&
+		(key->len <= PST_ID_HEAD || memcmp(tail_of(memory, entry), key->id + PST_ID_HEAD, PST_ID_TAIL) == 0);
+}
+
+static void
+set_key(PstEntries *memory, PstEntry *entry, const PstKey *key)
+{
+	entry->stats = key->stats;
+	entry->kind = key->kind;
+	entry->len = key->len;
+	memcpy(entry->id, key->id, PST_ID_HEAD);
+	if (key->len > PST_ID_HEAD)
+		memcpy(tail_of(memory, entry), key->id + PST_ID_HEAD, PST_ID_TAIL);
+}
+
+static void
+get_key(PstEntries *memory, const PstEntry *entry, PstKey *key)
+{
+	memset(key, 0, sizeof(*key));
+	key->stats = entry->stats;
+	key->kind = entry->kind;
+	key->len = entry->len;
+	memcpy(key->id, entry->id, PST_ID_HEAD);
+	if (key->len > PST_ID_HEAD)
+		memcpy(key->id + PST_ID_HEAD, tail_of(memory, entry), PST_ID_TAIL);
+}
+
 static PstEntry *
 find_entry(PstEntries *memory, const PstKey *key, uint32 hash)
 {
@@ -195,7 +246,7 @@ find_entry(PstEntries *memory, const PstKey *key, uint32 hash)
 	{
 		PstEntry   *entry = &entries_of(memory)[number];
 
-		if (memcmp(&entry->key, key, sizeof(PstKey)) == 0)
+		if (is_entry_of(memory, entry, key))
 			return entry;
 		number = entry->next;
 	}
@@ -204,7 +255,7 @@ find_entry(PstEntries *memory, const PstKey *key, uint32 hash)
 
 /* NULL where all are in use */
 static PstEntry *
-insert_entry(PstPartition *partition, PstEntries *memory, const PstKey *key, uint32 hash)
+insert_entry(PstEntries *memory, const PstKey *key, uint32 hash)
 {
 	uint32		number = memory->free;
 	PstEntry   *entry;
@@ -219,8 +270,7 @@ insert_entry(PstPartition *partition, PstEntries *memory, const PstKey *key, uin
 	memory->used++;
 	entry = &entries_of(memory)[number];
 	memset(entry, 0, sizeof(*entry));
-	entry->key = *key;
-	entry->dropped = partition->evicted;
+	set_key(memory, entry, key);
 	entry->next = *bucket_of(memory, hash);
 	*bucket_of(memory, hash) = number;
 	return entry;
@@ -230,12 +280,15 @@ static void
 remove_entry(PstEntries *memory, PstEntry *entry)
 {
 	uint32		number = entry - entries_of(memory);
-	uint32	   *link = bucket_of(memory, hash_key(&entry->key));
+	PstKey		key;
+	uint32	   *link;
 
+	get_key(memory, entry, &key);
+	link = bucket_of(memory, hash_key(&key));
 	while (*link != number)
 		link = &entries_of(memory)[*link].next;
 	*link = entry->next;
-	entry->key.stats = InvalidOid;
+	entry->stats = InvalidOid;
 	entry->next = memory->free;
 	memory->free = number;
 	memory->used--;
@@ -254,7 +307,7 @@ reserve_entry(PstDatabase *db, PstPartition *partition, const PstKey *key, uint3
 		return NULL;
 	entry = find_entry(memory, key, hash);
 	if (entry == NULL)
-		entry = insert_entry(partition, memory, key, hash);
+		entry = insert_entry(memory, key, hash);
 	if (is_crowded(memory))
 		pg_atomic_write_u32(&db->crowded, 1);
 	if (entry == NULL || pst_total(entry->pending) > MAX_SUM)
@@ -396,7 +449,7 @@ pst_list_due(PstDatabase *db)
 			PstEntry   *entry = &entries_of(memory)[i];
 
 			entry->is_due = false;
-			if (OidIsValid(entry->key.stats) && !pst_is_zero(entry->pending))
+			if (OidIsValid(entry->stats) && !pst_is_zero(entry->pending))
 				list_entry(partition, entry);
 		}
 		LWLockRelease(&partition->lock);
@@ -422,13 +475,15 @@ pst_begin_cycle(PstDatabase *db, PstCycle *cycle)
 static int
 gather_from(PstPartition *partition, uint32 *todo, uint32 *others, PstHold *holds, int n, int max)
 {
+	PstEntries *memory = memory_of(partition);
+
 	while (*todo != PST_NONE && n < max)
 	{
 		uint32		number = *todo;
-		PstEntry   *entry = &entries_of(memory_of(partition))[number];
+		PstEntry   *entry = &entries_of(memory)[number];
 
 		*todo = entry->next_due;
-		if (n > 0 && entry->key.stats != holds[0].key.stats)
+		if (n > 0 && entry->stats != holds[0].key.stats)
 		{
 			entry->next_due = *others;
 			*others = number;
@@ -438,7 +493,7 @@ gather_from(PstPartition *partition, uint32 *todo, uint32 *others, PstHold *hold
 		memset(&holds[n], 0, sizeof(PstHold));
 		holds[n].partition = partition;
 		holds[n].entry = entry;
-		holds[n++].key = entry->key;
+		get_key(memory, entry, &holds[n++].key);
 	}
 	return n;
 }
@@ -505,12 +560,24 @@ pst_list_again(PstHold *holds, int n)
 	switch_lock(&held, NULL);
 }
 
-static void
-drop_flight(PstEntry *entry)
+/* The place for one more */
+static PstFlight *
+next_flight(PstPartition *partition, PstEntry *entry)
 {
-	entry->dropped = entry->flights[0].xid;
-	memmove(&entry->flights[0], &entry->flights[1], (PST_FLIGHTS - 1) * sizeof(PstFlight));
-	entry->nflights--;
+	PstHistory *history = history_of(memory_of(partition), entry);
+
+	if (!entry->has_history)
+	{
+		entry->has_history = true;
+		history->dropped = partition->evicted;
+	}
+	if (entry->nflights == PST_FLIGHTS)
+	{
+		history->dropped = history->flights[0].xid;
+		memmove(&history->flights[0], &history->flights[1], (PST_FLIGHTS - 1) * sizeof(PstFlight));
+		entry->nflights--;
+	}
+	return &history->flights[entry->nflights++];
 }
 
 /* Under the lock of the partition */
@@ -518,17 +585,15 @@ static void
 take_off(PstHold *hold, FullTransactionId xid)
 {
 	PstEntry   *entry = hold->entry;
-	PstFlight  *flight;
+	PstFlight  *flight = next_flight(hold->partition, entry);
 
-	if (entry->nflights == PST_FLIGHTS)
-		drop_flight(entry);
-	flight = &entry->flights[entry->nflights++];
 	flight->xid = xid;
 	memcpy(flight->n, entry->pending, sizeof(flight->n));
 	memcpy(hold->n, entry->pending, sizeof(hold->n));
 	memset(entry->pending, 0, sizeof(entry->pending));
 	hold->since = entry->since;
-	hold->in_air = entry->in_air = true;
+	entry->in_air = true;
+	hold->in_air = true;
 }
 
 static FullTransactionId
@@ -547,10 +612,14 @@ is_idle(const PstEntry *entry)
 static void
 evict(PstPartition *partition, PstEntry *entry)
 {
-	partition->evicted = later_xid(partition->evicted, entry->dropped);
+	PstEntries *memory = memory_of(partition);
+	PstHistory *history = history_of(memory, entry);
+
+	if (entry->has_history)
+		partition->evicted = later_xid(partition->evicted, history->dropped);
 	if (entry->nflights > 0)
-		partition->evicted = later_xid(partition->evicted, entry->flights[entry->nflights - 1].xid);
-	remove_entry(memory_of(partition), entry);
+		partition->evicted = later_xid(partition->evicted, history->flights[entry->nflights - 1].xid);
+	remove_entry(memory, entry);
 }
 
 /* What is pending becomes flights of the transaction that folds it */
@@ -583,7 +652,8 @@ pst_land(PstHold *holds, int n)
 			continue;
 		switch_lock(&held, holds[i].partition);
 		let_others(held, i);
-		holds[i].entry->in_air = holds[i].in_air = false;
+		holds[i].entry->in_air = false;
+		holds[i].in_air = false;
 		held->flushed += pst_total(holds[i].n);
 		if (is_idle(holds[i].entry))
 			evict(held, holds[i].entry);
@@ -599,7 +669,8 @@ pst_turn_back(PstHold *hold)
 	add(hold->entry->pending, hold->n);
 	hold->entry->since = hold->since;
 	hold->entry->nflights--;
-	hold->entry->in_air = hold->in_air = false;
+	hold->entry->in_air = false;
+	hold->in_air = false;
 	LWLockRelease(&hold->partition->lock);
 }
 
@@ -635,8 +706,9 @@ evict_idle(PstPartition *partition, PstEntries *memory, FullTransactionId next)
 		PstEntry   *entry = &entries_of(memory)[i];
 
 		let_others(partition, i);
-		forget_old_xid(&entry->dropped, next);
-		if (OidIsValid(entry->key.stats) && is_idle(entry))
+		if (entry->has_history)
+			forget_old_xid(&history_of(memory, entry)->dropped, next);
+		if (OidIsValid(entry->stats) && is_idle(entry))
 			evict(partition, entry);
 	}
 }
@@ -773,10 +845,10 @@ add_entries(PstEntries *memory, PstLedger *ledger)
 		PstEntry   *entry = &entries_of(memory)[i];
 		int64		n = pst_total(entry->pending);
 
-		if (!OidIsValid(entry->key.stats))
+		if (!OidIsValid(entry->stats))
 			continue;
 		if (entry->in_air)
-			n += pst_total(entry->flights[entry->nflights - 1].n);
+			n += pst_total(history_of(memory, entry)->flights[entry->nflights - 1].n);
 		ledger->pending += n;
 		if (n > 0 && (ledger->oldest == 0 || entry->since < ledger->oldest))
 			ledger->oldest = entry->since;
@@ -810,20 +882,41 @@ is_unseen(FullTransactionId xid, Snapshot snapshot)
 	return FullTransactionIdIsValid(xid) && XidInMVCCSnapshot(XidFromFullTransactionId(xid), snapshot);
 }
 
-/* Of a copy; what the table doesn't show to this snapshot.  False where that is not known. */
+/* A copy of an entry */
+typedef struct Reading
+{
+	PstKey		key;
+	int64		pending[PST_NCOUNTERS];
+	int			nflights;
+	PstHistory	history;
+} Reading;
+
+/* Under the lock of the partition */
+static void
+read_entry(PstPartition *partition, PstEntries *memory, const PstEntry *entry, Reading *reading)
+{
+	get_key(memory, entry, &reading->key);
+	memcpy(reading->pending, entry->pending, sizeof(reading->pending));
+	reading->nflights = entry->nflights;
+	reading->history = *history_of(memory, entry);
+	if (!entry->has_history)
+		reading->history.dropped = partition->evicted;
+}
+
+/* What the table doesn't show to this snapshot.  False where that is not known. */
 static bool
-sum_unseen(const PstEntry *entry, Snapshot snapshot, int64 *n)
+sum_unseen(const Reading *reading, Snapshot snapshot, int64 *n)
 {
 	memset(n, 0, PST_NCOUNTERS * sizeof(int64));
-	if (is_unseen(entry->dropped, snapshot))
+	if (is_unseen(reading->history.dropped, snapshot))
 		return false;
-	add(n, entry->pending);
-	for (int i = 0; i < entry->nflights; i++)
+	add(n, reading->pending);
+	for (int i = 0; i < reading->nflights; i++)
 	{
-		FullTransactionId xid = entry->flights[i].xid;
+		const PstFlight *flight = &reading->history.flights[i];
 
-		if (is_unseen(xid, snapshot) || !TransactionIdDidCommit(XidFromFullTransactionId(xid)))
-			add(n, entry->flights[i].n);
+		if (is_unseen(flight->xid, snapshot) || !TransactionIdDidCommit(XidFromFullTransactionId(flight->xid)))
+			add(n, flight->n);
 	}
 	return true;
 }
@@ -834,8 +927,9 @@ pst_read_one_pending(PstDatabase *db, const PstTables *tables, Datum id,
 					 Snapshot snapshot, int64 *n)
 {
 	PstKey		key;
+	PstEntries *memory;
 	PstEntry   *entry;
-	PstEntry	copy;
+	Reading		reading;
 	PstPartition *partition;
 	FullTransactionId evicted;
 	uint32		hash;
@@ -846,12 +940,13 @@ pst_read_one_pending(PstDatabase *db, const PstTables *tables, Datum id,
 	hash = hash_key(&key);
 	partition = partition_of(db, hash);
 	LWLockAcquire(&partition->lock, LW_SHARED);
-	entry = find_entry(memory_of(partition), &key, hash);
+	memory = memory_of(partition);
+	entry = find_entry(memory, &key, hash);
 	if (entry != NULL)
-		copy = *entry;
+		read_entry(partition, memory, entry, &reading);
 	evicted = partition->evicted;
 	LWLockRelease(&partition->lock);
-	return entry != NULL ? sum_unseen(&copy, snapshot, n) : !is_unseen(evicted, snapshot);
+	return entry != NULL ? sum_unseen(&reading, snapshot, n) : !is_unseen(evicted, snapshot);
 }
 
 /*
@@ -859,7 +954,7 @@ pst_read_one_pending(PstDatabase *db, const PstTables *tables, Datum id,
  * newest flight that went with an entry
  */
 static uint32
-copy_entries(PstDatabase *db, Oid stats, PstEntry *copies, uint32 max, FullTransactionId *evicted)
+read_entries(PstDatabase *db, Oid stats, Reading *readings, uint32 max, FullTransactionId *evicted)
 {
 	uint32		n = 0;
 
@@ -874,10 +969,10 @@ copy_entries(PstDatabase *db, Oid stats, PstEntry *copies, uint32 max, FullTrans
 		{
 			PstEntry   *entry = &entries_of(memory)[i];
 
-			if (entry->key.stats != stats || (entry->nflights == 0 && pst_is_zero(entry->pending)))
+			if (entry->stats != stats || (entry->nflights == 0 && pst_is_zero(entry->pending)))
 				continue;
 			if (n < max)
-				copies[n] = *entry;
+				read_entry(&db->partitions[p], memory, entry, &readings[n]);
 			n++;
 		}
 	}
@@ -886,19 +981,19 @@ copy_entries(PstDatabase *db, Oid stats, PstEntry *copies, uint32 max, FullTrans
 }
 
 /* All of the table, under the locks of all partitions */
-static PstEntry *
-copy_all_entries(PstDatabase *db, Oid stats, uint32 *n, FullTransactionId *evicted)
+static Reading *
+read_all_entries(PstDatabase *db, Oid stats, uint32 *n, FullTransactionId *evicted)
 {
 	uint32		max = 64;
-	PstEntry   *copies = palloc(max * sizeof(PstEntry));
+	Reading    *readings = palloc(max * sizeof(Reading));
 
-	while ((*n = copy_entries(db, stats, copies, max, evicted)) > max)
+	while ((*n = read_entries(db, stats, readings, max, evicted)) > max)
 	{
-		pfree(copies);
+		pfree(readings);
 		max = *n + *n / 4;
-		copies = MemoryContextAllocHuge(CurrentMemoryContext, max * sizeof(PstEntry));
+		readings = MemoryContextAllocHuge(CurrentMemoryContext, max * sizeof(Reading));
 	}
-	return copies;
+	return readings;
 }
 
 /*
@@ -910,16 +1005,20 @@ pst_read_pending(PstDatabase *db, const PstTables *tables, Snapshot snapshot, Ps
 {
 	uint32		n;
 	FullTransactionId evicted;
-	PstEntry   *copies = copy_all_entries(db, tables->stats, &n, &evicted);
+	Reading    *readings = read_all_entries(db, tables->stats, &n, &evicted);
 	bool		known = !is_unseen(evicted, snapshot);
 
 	pst_init_deltas(deltas, tables, n);
 	for (uint32 i = 0; known && i < n; i++)
-		if (copies[i].key.kind == tables->id_kind)
-			known = sum_unseen(&copies[i], snapshot,
-							   pst_add_delta(deltas, pst_id_from_bytes(copies[i].key.id, copies[i].key.len,
-																	   tables->id_kind), PST_VIEWS, 0)->n);
-	pfree(copies);
+	{
+		PstKey	   *key = &readings[i].key;
+
+		if (key->kind == tables->id_kind)
+			known = sum_unseen(&readings[i], snapshot,
+							   pst_add_delta(deltas, pst_id_from_bytes(key->id, key->len, key->kind),
+											 PST_VIEWS, 0)->n);
+	}
+	pfree(readings);
 	pst_merge_deltas(deltas);
 	return known;
 }

@@ -76,10 +76,14 @@ typedef struct PstSlot
 /* Longer ids are folded by their callers */
 #define PST_ID_BYTES	52
 
+/* So much of an id is in its entry: the whole, but for long texts */
+#define PST_ID_HEAD		16
+#define PST_ID_TAIL		(PST_ID_BYTES - PST_ID_HEAD)
+
 /* Sums of a prompt that were folded lately; see pending.c */
 #define PST_FLIGHTS		2
 
-/* Compared with memcmp(): unused bytes are 0 */
+/* Unused bytes are 0 */
 typedef struct PstKey
 {
 	Oid			stats;			/* the table */
@@ -94,22 +98,43 @@ typedef struct PstFlight
 	int64		n[PST_NCOUNTERS];
 } PstFlight;
 
-/* All under the lock of its partition */
+/*
+ * A prompt: what those who count touch, which is one line of the cache.  All under the
+ * lock of its partition.
+ */
+#define PST_ENTRY_SIZE	64
+
 typedef struct PstEntry
 {
-	PstKey		key;
+	Oid			stats;			/* the table; InvalidOid where unused */
 	uint32		next;			/* in its bucket, or of those that are free */
-	uint32		reserved;		/* transactions that are about to add to it */
 	uint32		next_due;
-	bool		is_due;			/* in a list of those that have pending counts */
-	bool		in_air;			/* the last flight has not landed */
-	int64		pending[PST_NCOUNTERS];
+	uint32		kind:3;			/* PstIdKind */
+	uint32		len:6;			/* of the id */
+	uint32		nflights:2;		/* in its history, the oldest first */
+	uint32		has_history:1;
+	uint32		is_due:1;		/* in a list of those that have pending counts */
+	uint32		in_air:1;		/* the last flight has not landed */
+	uint32		reserved:18;	/* transactions that are about to add to it;
+								 * holds MAX_BACKENDS */
 	TimestampTz since;			/* of the oldest pending count */
+	int64		pending[PST_NCOUNTERS];
+	char		id[PST_ID_HEAD];
+} PstEntry;
+
+StaticAssertDecl(sizeof(PstEntry) == PST_ENTRY_SIZE, "an entry is to fill a line of the cache");
+
+/* The rest of it, elsewhere: for the flusher and for readers */
+typedef struct PstHistory
+{
+	/* Where the entry has_history */
 	FullTransactionId dropped;	/* the newest flight that is forgotten, or
 								 * invalid */
-	int			nflights;		/* the oldest first */
 	PstFlight	flights[PST_FLIGHTS];
-} PstEntry;
+
+	/* Where the id is longer than PST_ID_HEAD */
+	char		id_tail[PST_ID_TAIL];
+} PstHistory;
 
 /* The memory of a partition; all under its lock */
 typedef struct PstEntries
@@ -119,13 +144,14 @@ typedef struct PstEntries
 	uint32		used;
 	uint32		high;			/* entries from here on were never used */
 	uint32		free;			/* the first of those that were given back */
-	uint32		buckets[FLEXIBLE_ARRAY_MEMBER]; /* then follow the entries */
+	uint32		buckets[FLEXIBLE_ARRAY_MEMBER]; /* then follow the entries,
+												 * then their histories */
 } PstEntries;
 
-/* Padded, so that two don't share a line of the cache */
+/* In lines of the cache of its own */
 typedef struct PstPartition
 {
-	LWLock		lock;
+	LWLock		lock pg_attribute_aligned(PG_CACHE_LINE_SIZE);
 
 	/* Under lock */
 	dsa_pointer memory;			/* PstEntries, or invalid until needed */
@@ -140,7 +166,6 @@ typedef struct PstPartition
 	int64		accepted;
 	int64		flushed;
 	int64		rejected;
-	char		pad[PG_CACHE_LINE_SIZE];
 } PstPartition;
 
 /* ---- a database ---- */

@@ -351,6 +351,20 @@ sql('SELECT increment_prompt_views(31, 5)');
 sql('ALTER TABLE prompt_stats DROP CONSTRAINT prompt_stats_prompt_id_fkey, ALTER prompt_id TYPE text');
 flush();
 is(sql(q(SELECT view_count FROM prompt_stats WHERE prompt_id = '31')), 5, 'another type of ids');
+
+# Long ids that begin alike: an entry holds the first 16 bytes, its history as far as 52
+my $ids = "SELECT repeat('x', n) || last AS id FROM generate_series(1, 51) AS n, unnest('{a,b}'::text[]) AS last";
+set_interval('1h');
+wait_for_flusher();
+flush();
+sql("SELECT increment_prompt_views(id), increment_prompt_copies(id, 2) FROM ($ids) AS i") for 1 .. 2;
+is(sql("SELECT count(*) FROM ($ids) AS i, get_prompt_stats(id) WHERE view_count = 2 AND copy_count = 4"), 102, 'long ids: read one by one');
+is(sql("SELECT count(*) FROM ($ids) AS i JOIN prompt_stats_live ON prompt_id = id WHERE view_count = 2 AND copy_count = 4"), 102, 'and all');
+is(status('pending'), 612, 'all are pending');
+sql("SELECT increment_prompt_views(repeat('x', 52) || 'a')");
+is(sql("SELECT view_count FROM prompt_stats WHERE prompt_id = repeat('x', 52) || 'a'"), 1, 'a longer one is folded by its caller');
+flush();
+is(sql("SELECT count(*) FROM ($ids) AS i JOIN prompt_stats ON prompt_id = id WHERE view_count = 2 AND copy_count = 4"), 102, 'and are flushed');
 sql(q(DROP EXTENSION prompt_stats; DROP TABLE prompt_stats, prompt_events; CREATE EXTENSION prompt_stats));
 
 # ---- a table of pending counts that is full
