@@ -49,7 +49,9 @@
 #define ABANDONED_MS		1000	/* the same where no session is left */
 #define FOLD_MS				10000	/* a trigger that takes longer is
 									 * cancelled */
+#ifndef LEAVING_MS
 #define LEAVING_MS			30000	/* for rows that stay locked at shutdown */
+#endif
 #define START_AGAIN_MS		1000	/* after a start that came to nothing */
 #define COMPLAIN_MS			1000
 

@@ -58,19 +58,35 @@ sub install
 my $tree = "$build/tree";
 mkdir $tree;
 system_or_bail('cp', '-r', map({ "$top/$_" } qw(Makefile prompt_stats.control sql src)), $tree);
-system_or_bail('find', $tree, '-name', '*.o', '-delete');
-make($tree, 'COPT=-DPST_LAYOUT=9999', 'prompt_stats.so');
+
+sub build
+{
+	my ($to, $flags) = @_;
+	system_or_bail('find', $tree, '-name', '*.o', '-delete');
+	make($tree, "COPT=$flags", 'prompt_stats.so');
+	rename "$tree/prompt_stats.so", "$build/$to" or die "could not rename: $!";
+	return;
+}
+
+build('new.so', '-DPST_LAYOUT=9999');
 copy("$pkglibdir/prompt_stats.so", "$build/old.so") or die "could not keep the library: $!";
 
 my $old = session();
 my $asynchronous = session();
-$asynchronous->query("SET prompt_stats.durability = 'async'");
-foreach (1 .. 600)
+sub be_asynchronous
 {
-	$asynchronous->query('SELECT increment_prompt_copies(1)');
-	last if sql('SELECT flusher FROM prompt_stats_status') eq 'ready';
-	usleep(50_000);
+	my ($session) = @_;
+	$session->query("SET prompt_stats.durability = 'async'");
+	foreach (1 .. 600)
+	{
+		$session->query('SELECT increment_prompt_copies(1)');
+		last if sql('SELECT flusher FROM prompt_stats_status') eq 'ready';
+		usleep(50_000);
+	}
+	return;
 }
+
+be_asynchronous($asynchronous);
 is(outcome($old->query('SELECT increment_prompt_views(1)')), 'ok', 'the old library counts');
 
 # A row that is locked keeps a count pending, and hence the flusher from leaving
@@ -79,7 +95,7 @@ $locker->query('BEGIN; SELECT FROM prompt_stats WHERE prompt_id = 7 FOR UPDATE')
 $asynchronous->query("SET statement_timeout = '60s'");
 is(outcome($asynchronous->query('SELECT increment_prompt_views(7, 5)')), 'ok', 'also a prompt whose row is locked');
 my $log = -s $node->logfile;
-install("$tree/prompt_stats.so", 'prompt_stats.so');
+install("$build/new.so", 'prompt_stats.so');
 
 is(outcome($asynchronous->query('SELECT increment_prompt_views(1)')), 'ok', 'it does so when another is installed');
 is(outcome($old->query('SELECT increment_prompt_views(1)')), 'ok', 'in every mode');
@@ -113,6 +129,26 @@ $node->restart;
 $node->command_ok([ 'pgbench', '-n', '-c', 16, '-j', 2, '-t', 50, '-f', $file, 'postgres' ], 'after the restart');
 is(views(1), 1607, 'exact');
 is(sql("SELECT flusher FROM prompt_stats_status"), 'ready', 'the new library has its own memory');
+
+# ---- a flusher that left counts behind, and none that could come after it
+
+build('hasty.so', '-DLEAVING_MS=100');
+install("$build/hasty.so", 'prompt_stats.so');
+$node->restart;
+my $left = session();
+be_asynchronous($left);
+$locker = session();
+$locker->query('BEGIN; SELECT FROM prompt_stats WHERE prompt_id = 9 FOR UPDATE');
+is(outcome($left->query('SELECT increment_prompt_views(9, 5)')), 'ok', 'its row is locked');
+install("$build/new.so", 'prompt_stats.so');
+$left->query('SELECT pg_terminate_backend(flusher_pid) FROM prompt_stats_status');
+ok($node->poll_query_until('postgres', "SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'prompt_stats flusher'"), 'the flusher gives up');
+$locker->query('COMMIT');
+is(outcome($left->query("SET statement_timeout = '2500ms'; SELECT prompt_stats_flush()")), '57014', 'what it left waits for another');
+is($left->query('SELECT pending FROM prompt_stats_status')->{rows}[0][0], 5, 'and is pending');
+install("$build/hasty.so", 'prompt_stats.so');
+is(outcome($left->query("SET statement_timeout = '60s'; SELECT prompt_stats_flush()")), 'ok', 'who flushes starts one, again and again');
+is(views(9), 5, 'it is counted');
 install("$build/old.so", 'prompt_stats.so');
 $node->restart;
 
