@@ -168,7 +168,7 @@ fold_range(int first, int len, void (*how) (const PstTables *))
 }
 
 static bool
-fold_gathered(int len)
+fold_holds(int len)
 {
 	return fold_range(0, len, fold_unlocked) || (in_haste && fold_range(0, len, fold_unlocked));
 }
@@ -211,12 +211,29 @@ reject(PstHold *hold)
 						   hold->n[PST_FORKS])));
 }
 
+static void
+complain(void)
+{
+	static TimestampTz complained = 0;
+
+	if (pst_may_complain(&complained))
+		ereport(LOG,
+				(errcode(failure.code),
+				 errmsg("could not flush counts, which stay pending: %s", failure.text)));
+}
+
 /* The last fold failed before it looked at any prompt: none is to blame, and none rejected */
 static bool
 has_table_failed(void)
 {
-	table_fails |= !has_taken_off;
-	return !has_taken_off;
+	if (has_taken_off)
+		return false;
+	if (!is_transient(failure.code))
+	{
+		table_fails = true;
+		complain();
+	}
+	return true;
 }
 
 /* All in one transaction; where that fails, by halves, until who is to blame is alone */
@@ -236,17 +253,6 @@ fold_by_halves(int first, int len)
 		left_over = true;
 	else
 		reject(&holds[first]);
-}
-
-static void
-complain(void)
-{
-	static TimestampTz complained = 0;
-
-	if (pst_may_complain(&complained))
-		ereport(LOG,
-				(errcode(failure.code),
-				 errmsg("could not flush counts, which stay pending: %s", failure.text)));
 }
 
 static void
@@ -281,17 +287,12 @@ flush_holds(int n)
 	bool		ok;
 
 	nodd = 0;
-	ok = fold_gathered(n);
+	ok = fold_holds(n);
 	adapt_batch(n, began);
 	if (ok)
 		fold_odd();
-	else if (is_transient(failure.code))
+	else if (is_transient(failure.code) || has_table_failed())
 		left_over = true;
-	else if (has_table_failed())
-	{
-		left_over = true;
-		complain();
-	}
 	else
 		fold_by_halves(0, n);
 }
@@ -315,7 +316,9 @@ compare_holds(const void *a, const void *b)
 	const PstKey *key = &((const PstHold *) a)->key;
 	const PstKey *other = &((const PstHold *) b)->key;
 
-	if (key->kind == PST_BIGINT && other->kind == PST_BIGINT)
+	if (key->kind != other->kind)
+		return key->kind < other->kind ? -1 : 1;
+	if (key->kind == PST_BIGINT)
 	{
 		int64		n,
 					m;
@@ -334,7 +337,8 @@ compare_holds(const void *a, const void *b)
 static void
 flush_gathered(int n)
 {
-	qsort(gathered, n, sizeof(PstHold), compare_holds);
+	if (n > batch)
+		qsort(gathered, n, sizeof(PstHold), compare_holds);
 	for (int i = 0, len; i < n; i += len)
 	{
 		len = Min(batch, n - i);

@@ -471,6 +471,16 @@ pst_begin_cycle(PstDatabase *db, PstCycle *cycle)
 	}
 }
 
+/* Those who count need the lock, too, many times a millisecond */
+static void
+let_others(PstPartition *partition, uint32 i)
+{
+	if (i % 32 != 31)
+		return;
+	LWLockRelease(&partition->lock);
+	LWLockAcquire(&partition->lock, LW_EXCLUSIVE);
+}
+
 /* All of one table */
 static int
 gather_from(PstPartition *partition, uint32 *todo, uint32 *others, PstHold *holds, int n, int max)
@@ -482,6 +492,7 @@ gather_from(PstPartition *partition, uint32 *todo, uint32 *others, PstHold *hold
 		uint32		number = *todo;
 		PstEntry   *entry = &entries_of(memory)[number];
 
+		let_others(partition, n);
 		*todo = entry->next_due;
 		if (n > 0 && entry->stats != holds[0].key.stats)
 		{
@@ -490,6 +501,9 @@ gather_from(PstPartition *partition, uint32 *todo, uint32 *others, PstHold *hold
 			continue;
 		}
 		entry->is_due = false;
+		if (pst_is_zero(entry->pending))
+			continue;			/* the last cycle has taken what came during
+								 * it */
 		memset(&holds[n], 0, sizeof(PstHold));
 		holds[n].partition = partition;
 		holds[n].entry = entry;
@@ -522,17 +536,7 @@ pst_gather(PstDatabase *db, PstCycle *cycle, PstHold *holds, int max)
 	return n;
 }
 
-/* Those who count need the lock, too, many times a millisecond */
-static void
-let_others(PstPartition *partition, uint32 i)
-{
-	if (i % 32 != 31)
-		return;
-	LWLockRelease(&partition->lock);
-	LWLockAcquire(&partition->lock, LW_EXCLUSIVE);
-}
-
-/* Holds come in the order of their partitions: so each lock is taken once for many */
+/* Few holds come in the order of their partitions: so each lock is taken once for many */
 static void
 switch_lock(PstPartition **held, PstPartition *wanted)
 {

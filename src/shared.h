@@ -122,6 +122,8 @@ typedef struct PstEntry
 	char		id[PST_ID_HEAD];
 } PstEntry;
 
+StaticAssertDecl(PST_ID_BYTES < (1 << 6), "the length of an id is to fit its bits");
+StaticAssertDecl(PST_FLIGHTS < (1 << 2), "the number of flights is to fit its bits");
 StaticAssertDecl(sizeof(PstEntry) == PST_ENTRY_SIZE, "an entry is to fill a line of the cache");
 
 /* The rest of it, elsewhere: for the flusher and for readers */

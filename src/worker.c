@@ -19,8 +19,9 @@
  *
  * SIGTERM, which a shutdown sends, too, makes it flush what is pending before it goes.
  *
- * There are never two in a database: PstDatabase.flusher goes from STARTING to READY by
- * compare-and-exchange, and only who made it READY makes it anything else.
+ * There are never two in a database: PstDatabase.flusher goes to READY by
+ * compare-and-exchange, from STARTING, or from NO_FLUSHER where a start was given up too
+ * early; and only who made it READY makes it anything else.
  */
 #include "prompt_stats.h"
 
@@ -366,14 +367,15 @@ override_settings(void)
 			SetConfigOption(settings[i][0], settings[i][1], PGC_SUSET, PGC_S_OVERRIDE);
 }
 
-/* False where another flusher was faster */
+/* False where another flusher was faster; one that comes late may find that it was given up */
 static bool
 announce(void)
 {
-	uint32		starting = PST_FLUSHER_STARTING;
+	uint32		state = PST_FLUSHER_STARTING;
 
-	if (!pg_atomic_compare_exchange_u32(&pst_served->flusher, &starting, PST_FLUSHER_READY))
-		return false;
+	while (!pg_atomic_compare_exchange_u32(&pst_served->flusher, &state, PST_FLUSHER_READY))
+		if (state != PST_NO_FLUSHER && state != PST_FLUSHER_STARTING)
+			return false;
 	is_ready = true;
 	pst_list_due(pst_served);
 	pg_atomic_write_u32(&pst_served->flusher_proc, pst_my_procno());

@@ -86,6 +86,7 @@ is(live(2), '5|0', 'nothing is pending');
 is(status("pending, lag IS NULL, $LEDGER"), '0|t|t', 'the ledger knows');
 
 # Without a row, seen all the same
+wait_for_flusher();
 sql('SELECT increment_prompt_views(2500)');
 is(live(2500), '1|1', 'a prompt without a row: one');
 is(sql("SELECT view_count, pending FROM prompt_stats_live WHERE prompt_id = '2500'"), '1|1', 'a prompt without a row: all');
@@ -157,6 +158,30 @@ flush();
 is(views(6), 2, 'and then it is flushed');
 $session->query('RESET statement_timeout');
 
+# The same between two transactions of a cycle: the second inserts rows that are missing
+wait_for_flusher();
+flush();
+sql(q(
+	CREATE FUNCTION hold_up() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_advisory_xact_lock_shared(7); RETURN new; END $$;
+	CREATE TRIGGER hold_up BEFORE UPDATE ON prompt_stats FOR EACH ROW EXECUTE FUNCTION hold_up();
+));
+my $flushed = status('flushes');
+$gate->query('SELECT pg_advisory_lock(7)');
+sql('SELECT increment_prompt_views(ARRAY[6, 2501]::bigint[])');
+send_query($session, "SET statement_timeout = '60s'; SELECT prompt_stats_flush()");
+ok($node->poll_query_until('postgres', "SELECT count(*) = 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"), 'the flusher folds');
+send_query($locker, 'BEGIN; LOCK TABLE prompt_stats IN SHARE MODE');
+ok($node->poll_query_until('postgres', "SELECT count(*) = 1 FROM pg_locks WHERE locktype = 'relation' AND NOT granted"), 'a lock waits for it');
+$gate->query('SELECT pg_advisory_unlock(7)');
+is(outcome($locker->read_result), 'ok', 'and is next');
+ok($node->poll_query_until('postgres', "SELECT flushes > $flushed FROM prompt_stats_status"), 'the rest of the cycle comes to nothing');
+is(views(6) . status('pending'), '31', 'part of it is flushed');
+$locker->query('COMMIT');
+is(outcome($session->read_result), 'ok', 'who waits has waited');
+is(views(2501), 1, 'until all was flushed');
+sql('DROP FUNCTION hold_up CASCADE');
+$session->query('RESET statement_timeout');
+
 # ---- what can't be flushed at all
 
 my $rejected = status('rejected');
@@ -166,6 +191,7 @@ sql(q(
 	CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'not this one'; END $$;
 	CREATE TRIGGER refuse BEFORE UPDATE ON prompt_stats FOR EACH ROW WHEN (NEW.prompt_id = 9) EXECUTE FUNCTION refuse();
 ));
+wait_for_flusher();
 sql('SELECT increment_prompt_views(99999, 7), increment_prompt_views(8, 6), increment_prompt_views(9, 3)');
 sql('SELECT increment_prompt_views(array_agg(i)) FROM generate_series(10::bigint, 500) AS i');
 flush();
@@ -393,6 +419,35 @@ is(sql('SELECT count(*), min(view_count), max(view_count) FROM prompt_stats WHER
 is(status($LEDGER), 't', 'the ledger adds up');
 is(status("own_fold_reasons ? 'no_memory' AND max_entries < 1500"), 't', 'callers folded what found no room');
 $node->append_conf('postgresql.conf', "prompt_stats.max_pending = '16MB'");
+
+# ---- a parallel plan reads what only this process knows
+
+wait_for_flusher();
+flush();
+sql('SELECT increment_prompt_views(array_agg(i::bigint)) FROM generate_series(100, 1099) AS i');
+my $parallel = q(SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET min_parallel_table_scan_size = 0;
+	SET enable_indexscan = off; SET enable_bitmapscan = off;);
+my $join = 'SELECT count(*), sum(view_count) FROM prompts JOIN prompt_stats_live ON prompt_id = id::text WHERE id BETWEEN 100 AND 1099';
+like(sql("$parallel EXPLAIN (COSTS off) $join"), qr/Gather/, 'a parallel plan');
+is(sql("$parallel $join"), '1000|4000', 'shows what is pending');
+flush();
+is(sql("$parallel $join"), '1000|4000', 'and what is flushed');
+
+# ---- a trigger that takes long: transactions get shorter, for others wait for them
+
+sql(q(
+	CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.005); RETURN new; END';
+	CREATE TRIGGER dawdle BEFORE UPDATE ON prompt_stats FOR EACH ROW EXECUTE FUNCTION dawdle();
+));
+foreach my $transactions (1, 2)
+{
+	my $before = status('flushes');
+	sql('SELECT increment_prompt_views(array_agg(i::bigint)) FROM generate_series(100, 349) AS i');
+	flush();
+	is(status("flushes - $before"), $transactions, "transactions for 250 prompts: $transactions");
+}
+is(sql('SELECT min(view_count), max(view_count) FROM prompt_stats WHERE prompt_id BETWEEN 100 AND 349'), '6|6', 'exact');
+sql('DROP FUNCTION dawdle CASCADE');
 set_interval('20ms');
 
 # ---- databases that are to go

@@ -76,7 +76,7 @@ my $asynchronous = session();
 sub be_asynchronous
 {
 	my ($session) = @_;
-	$session->query("SET prompt_stats.durability = 'async'");
+	$session->query("SET prompt_stats.durability = 'async'; SET statement_timeout = '60s'");
 	foreach (1 .. 600)
 	{
 		$session->query('SELECT increment_prompt_copies(1)');
@@ -92,7 +92,6 @@ is(outcome($old->query('SELECT increment_prompt_views(1)')), 'ok', 'the old libr
 # A row that is locked keeps a count pending, and hence the flusher from leaving
 my $locker = session();
 $locker->query('BEGIN; SELECT FROM prompt_stats WHERE prompt_id = 7 FOR UPDATE');
-$asynchronous->query("SET statement_timeout = '60s'");
 is(outcome($asynchronous->query('SELECT increment_prompt_views(7, 5)')), 'ok', 'also a prompt whose row is locked');
 my $log = -s $node->logfile;
 install("$build/new.so", 'prompt_stats.so');
