@@ -229,15 +229,7 @@ check_layout(void)
 				 errhint("Restart the server, which flushes them, or call it in a session that began before.")));
 }
 
-/* One that died may have left something for another, and one that starts may never come */
-static bool
-needs_flusher(PstDatabase *db)
-{
-	uint32		state = pg_atomic_read_u32(&db->flusher);
-
-	return state == PST_NO_FLUSHER || state == PST_FLUSHER_STARTING;
-}
-
+/* A flusher that died may have left something for another, and one that starts may never come */
 static void
 wait_for_flush(PstDatabase *db, uint64 ticket)
 {
@@ -246,7 +238,7 @@ wait_for_flush(PstDatabase *db, uint64 ticket)
 	{
 		if (pg_atomic_read_u64(&db->flushes_failed) >= ticket)
 			flush_failed_error();
-		if (needs_flusher(db))
+		if (!pst_is_flusher_ready(db))
 			pst_start_flusher(db);
 		pst_wake_flusher(db);
 		(void) ConditionVariableTimedSleep(&db->flushed, WAIT_MS, pst_wait_event());
