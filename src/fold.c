@@ -8,7 +8,7 @@
  * inserts none, and says of each transaction what became of it.
  *
  * A delta of one prompt is one update of its row, without a statement where that can be
- * (direct.c), as are the flusher's; those who want the same row take turns.  A larger
+ * (direct.c), as are the flusher's; those who wait for the same row take turns.  A larger
  * set, or a prompt without a row, first inserts the rows that are missing, then locks
  * the others, both in the order of their ids, and then updates them with one
  * statement.  No row is locked before the last is inserted, and an insertion that meets
@@ -448,11 +448,12 @@ fold_many(const PstTables *tables, PstDeltas *deltas)
 }
 
 /*
- * A turn at a row, as a lock of the server's.  All who wait for one row are woken by each
- * commit (heapam.c: heap_update), and with many nearly all time goes there; who waits for a
- * lock is woken alone, in the order of coming.  So one waits for the row, and the
- * others for him.  A turn ends when the row is written: who holds one or waits for one
- * holds no row.
+ * A turn at a row that is busy, as a lock of the server's.  All who wait for one row are
+ * woken by each commit (heapam.c: heap_update), and with many nearly all time goes there; who
+ * waits for a lock is woken alone, in the order of coming.  So one waits for the row, and
+ * the others for him.  Whoever finds the row free takes it, though others may be on their way:
+ * handing it on in order would cost a context switch each time.  A turn ends when the row is
+ * written: who holds one or waits for one holds no row.
  */
 static void
 set_turn_tag(LOCKTAG *tag, const PstTables *tables, Datum id)
@@ -467,52 +468,52 @@ set_turn_tag(LOCKTAG *tag, const PstTables *tables, Datum id)
 	pfree(bytes);
 }
 
-/* Waits for who is writing the row; one that is hard to get is for a statement */
+/* Waits for who is writing the row, if anybody; one that is hard to get is for a statement */
 static uint64
-update_when_free(const PstTables *tables, PstDeltas *deltas)
+update_when_free(const PstTables *tables, PstDeltas *deltas, TransactionId writer)
 {
-	TransactionId writer;
-
-	for (int attempt = 0; attempt < 3; attempt++)
+	for (int attempt = 0; attempt < 3 && TransactionIdIsValid(writer); attempt++)
 	{
+		XactLockTableWait(writer, NULL, NULL, XLTW_None);
 		if (pst_update_directly(tables, deltas, &writer) > 0)
 			return 1;
-		if (!TransactionIdIsValid(writer))
-			break;
-		XactLockTableWait(writer, NULL, NULL, XLTW_None);
 	}
 	return update(tables, deltas);
 }
 
 static uint64
-update_in_turn(const PstTables *tables, PstDeltas *deltas)
+update_in_turn(const PstTables *tables, PstDeltas *deltas, TransactionId writer)
 {
 	LOCKTAG		tag;
 	uint64		written;
 
 	set_turn_tag(&tag, tables, deltas->items[0].id);
 	(void) LockAcquire(&tag, ExclusiveLock, false, false);
-	written = update_when_free(tables, deltas);
+	written = update_when_free(tables, deltas, writer);
 	(void) LockRelease(&tag, ExclusiveLock, false);
 	return written;
 }
 
 /*
  * Who has written may hold the row that others wait for in turn, and must not wait for them.
- * Nor is it for tables whose triggers could wait for other rows meanwhile.
+ * Nor are there turns at tables whose triggers could wait for other rows meanwhile: there
+ * nobody is known to write.
  */
 static bool
-takes_turns(const PstTables *tables)
+takes_turns(TransactionId writer)
 {
-	return OidIsValid(tables->direct_index) && !TransactionIdIsValid(GetTopTransactionIdIfAny());
+	return TransactionIdIsValid(writer) && !TransactionIdIsValid(GetTopTransactionIdIfAny());
 }
 
 static uint64
 fold_one(const PstTables *tables, PstDeltas *deltas)
 {
-	uint64		written = takes_turns(tables) ?
-	update_in_turn(tables, deltas) : update_when_free(tables, deltas);
+	TransactionId writer;
+	uint64		written = pst_update_directly(tables, deltas, &writer);
 
+	if (written == 0)
+		written = takes_turns(writer) ?
+			update_in_turn(tables, deltas, writer) : update_when_free(tables, deltas, writer);
 	return written > 0 ? written : fold_many(tables, deltas);
 }
 
