@@ -321,10 +321,20 @@ update_row(Update *update, const PstDelta *delta)
 	return done;
 }
 
+static bool
+may_update(const PstTables *tables)
+{
+	/*
+	 * A snapshot of the whole transaction has to fail where somebody changed
+	 * the row
+	 */
+	return OidIsValid(tables->direct_index) && !IsolationUsesXactSnapshot();
+}
+
 /*
- * Updates what it can of a merged set, in the order of the ids: these leave the set.
- * Returns how many.  The table is locked, and we act as its owner.  "writer" is the
- * transaction that is writing the last row, if that is why it was left.
+ * Updates what it can of a merged set: these leave the set.  Returns how many.  The table
+ * is locked, and we act as its owner.  "writer" is the transaction that is writing the last
+ * row, if that is why it was left.
  */
 uint64
 pst_update_directly(const PstTables *tables, PstDeltas *deltas, TransactionId *writer)
@@ -334,12 +344,7 @@ pst_update_directly(const PstTables *tables, PstDeltas *deltas, TransactionId *w
 	int			left = 0;
 
 	*writer = InvalidTransactionId;
-
-	/*
-	 * A snapshot of the whole transaction has to fail where somebody changed
-	 * the row
-	 */
-	if (!OidIsValid(tables->direct_index) || IsolationUsesXactSnapshot())
+	if (!may_update(tables))
 		return 0;
 	begin_update(&update, tables);
 	for (int i = 0; i < len; i++)
@@ -352,4 +357,43 @@ pst_update_directly(const PstTables *tables, PstDeltas *deltas, TransactionId *w
 	end_update(&update);
 	deltas->len = left;
 	return len - left;
+}
+
+static bool
+are_free_rows(Update *update, const PstDeltas *deltas)
+{
+	HeapTupleData row;
+	Buffer		buffer;
+
+	for (int i = 0; i < deltas->len; i++)
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (!find_row(update, deltas->items[i].id, &row, &buffer))
+			return false;
+		ReleaseBuffer(buffer);
+	}
+	return true;
+}
+
+/*
+ * The same for a transaction that keeps what it has until its end, and so must take its
+ * rows in the order of their ids: all are looked at first, and none is updated where one is
+ * missing or busy, nor any after the first that has become so meanwhile.
+ */
+uint64
+pst_update_directly_in_order(const PstTables *tables, PstDeltas *deltas)
+{
+	Update		update;
+	int			done = 0;
+
+	if (!may_update(tables))
+		return 0;
+	begin_update(&update, tables);
+	if (are_free_rows(&update, deltas))
+		while (done < deltas->len && update_row(&update, &deltas->items[done]))
+			done++;
+	end_update(&update);
+	deltas->len -= done;
+	memmove(deltas->items, deltas->items + done, deltas->len * sizeof(PstDelta));
+	return done;
 }

@@ -9,11 +9,11 @@
  *
  * A delta of one prompt is one update of its row, without a statement where that can be
  * (direct.c), as are the flusher's; those who wait for the same row take turns.  A larger
- * set, or a prompt without a row, first inserts the rows that are missing, then locks
- * the others, both in the order of their ids, and then updates them with one
- * statement.  No row is locked before the last is inserted, and an insertion that meets
- * a row of somebody else's leaves it alone: so two folds never wait for each other in
- * a circle.
+ * set whose rows are all there and free is updated so, too, in the order of their ids.  Else
+ * it, or a prompt without a row, first inserts the rows that are missing, then locks the
+ * others, both in the order of their ids, and then updates them with one statement.  No row
+ * is locked before the last is inserted, and an insertion that meets a row of somebody
+ * else's leaves it alone: so two folds never wait for each other in a circle.
  *
  * Every statement leaves a row alone whose counter would not fit its column.
  * Whatever it left out is looked at again, and is an error then: a set is added
@@ -437,7 +437,7 @@ update_existing(const PstTables *tables, PstDeltas *deltas)
 static uint64
 fold_many(const PstTables *tables, PstDeltas *deltas)
 {
-	uint64		written = 0;
+	uint64		written = pst_update_directly_in_order(tables, deltas);
 
 	for (int attempt = 0; attempt < 3 && deltas->len > 0; attempt++)
 	{

@@ -240,6 +240,7 @@ extern uint64 pst_fold(const PstTables *tables, PstDeltas *deltas);
 /* direct.c */
 extern void pst_find_direct(Relation rel, PstTables *tables);
 extern uint64 pst_update_directly(const PstTables *tables, PstDeltas *deltas, TransactionId *writer);
+extern uint64 pst_update_directly_in_order(const PstTables *tables, PstDeltas *deltas);
 
 /* tally.c */
 typedef struct PstTally PstTally;

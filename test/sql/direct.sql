@@ -67,6 +67,17 @@ SELECT view_count FROM prompt_stats WHERE prompt_id = 'p3';
 UPDATE prompt_stats SET view_count = 2147483647 WHERE prompt_id = 'p4';
 SELECT try($$SELECT increment_prompt_views('p4')$$);
 SELECT view_count FROM prompt_stats WHERE prompt_id = 'p4';
+-- Lists: all have rows; one has none; one has no room, and then nothing is counted
+SELECT increment_prompt_views(ARRAY['p10', 'p12', 'p11', 'p10']);
+SELECT prompt_id, view_count FROM prompt_stats WHERE prompt_id ~ '^p1[0-2]$' ORDER BY 1;
+SELECT increment_prompt_views(ARRAY['p12', 'p100', 'p11', 'p10']);
+SELECT prompt_id, view_count FROM prompt_stats WHERE prompt_id ~ '^p1(00|[0-2])$' ORDER BY 1;
+SELECT try($$SELECT increment_prompt_views(ARRAY['p12', 'p4', 'p11', 'p10'])$$);
+SELECT prompt_id, view_count FROM prompt_stats WHERE prompt_id ~ '^p1(00|[0-2])$' ORDER BY 1;
+SELECT increment_prompt_views(array_agg('p' || i)) FROM generate_series(11, 50) i;
+SELECT view_count, count(*) FROM prompt_stats GROUP BY 1 ORDER BY 1;
+SELECT indexes_agree();
+DELETE FROM prompt_stats WHERE prompt_id = 'p100';
 -- A REPEATABLE READ transaction counts on what it has seen
 BEGIN ISOLATION LEVEL REPEATABLE READ;
 SELECT increment_prompt_views('p5');
