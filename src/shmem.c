@@ -156,7 +156,7 @@ check_layout(void)
 }
 
 static void
-attach(void)
+attach(void *arg)
 {
 	anchor = pst_find_anchor("prompt_stats", sizeof(PstAnchor), init_anchor);
 	check_layout();
@@ -167,47 +167,52 @@ attach(void)
 	attach_area();
 }
 
-static const char *
-error_message(void)
+/*
+ * Runs what may fail for want of shared memory, and leaves nothing behind where it does: then
+ * returns the error's message.  errfinish() has forgotten what the locks hold off.  The caller
+ * holds no lock.
+ */
+static char *
+attempt(void (*work) (void *arg), void *arg)
 {
-	MemoryContext caller = MemoryContextSwitchTo(TopMemoryContext);
-	ErrorData  *error = CopyErrorData();
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner caller = CurrentResourceOwner;
+	ResourceOwner owner = ResourceOwnerCreate(NULL, "prompt_stats");
+	char	   *volatile message = NULL;
 
-	MemoryContextSwitchTo(caller);
-	return error->message;
+	CurrentResourceOwner = owner;
+	PG_TRY();
+	{
+		work(arg);
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		message = pstrdup(CopyErrorData()->message);
+		LWLockReleaseAll();
+		FlushErrorState();
+	}
+	PG_END_TRY();
+	CurrentResourceOwner = caller;
+	ResourceOwnerRelease(owner, RESOURCE_RELEASE_BEFORE_LOCKS, false, false);
+	ResourceOwnerDelete(owner);
+	return message;
 }
 
-/* Counting goes on without; errfinish() has forgotten what the locks hold off */
+/* Counting goes on without */
 static void
-report_failure(void)
+try_to_attach(void)
 {
-	const char *message = error_message();
+	const char *message = attempt(attach, NULL);
 
-	LWLockReleaseAll();
+	if (message == NULL)
+		return;
 	pst_shared = NULL;
 	attach_failed = true;
 	ereport(LOG,
 			(errmsg("prompt_stats could not attach to shared memory: %s", message),
 			 errdetail("This session folds its own counts."),
 			 errhint("Restart the server.")));
-	FlushErrorState();
-}
-
-static void
-try_to_attach(void)
-{
-	MemoryContext caller = CurrentMemoryContext;
-
-	PG_TRY();
-	{
-		attach();
-	}
-	PG_CATCH();
-	{
-		MemoryContextSwitchTo(caller);
-		report_failure();
-	}
-	PG_END_TRY();
 }
 
 /*
@@ -229,6 +234,21 @@ pst_is_other_layout(void)
 	return anchor != NULL && anchor->layout != PST_LAYOUT;
 }
 
+typedef struct Allocation
+{
+	Size		size;
+	dsa_pointer result;
+} Allocation;
+
+static void
+allocate(void *arg)
+{
+	Allocation *allocation = arg;
+
+	allocation->result = dsa_allocate_extended(pst_area, allocation->size,
+											   DSA_ALLOC_NO_OOM | DSA_ALLOC_HUGE);
+}
+
 /*
  * Memory of the area; invalid where there is none to be had, for whatever reason:
  * DSA_ALLOC_NO_OOM does not cover a full /dev/shm (dsm_impl.c).  The caller holds no lock.
@@ -236,29 +256,10 @@ pst_is_other_layout(void)
 dsa_pointer
 pst_allocate(Size size)
 {
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner caller = CurrentResourceOwner;
-	ResourceOwner owner = ResourceOwnerCreate(NULL, "prompt_stats");
-	volatile dsa_pointer result = InvalidDsaPointer;
+	Allocation	allocation = {size, InvalidDsaPointer};
 
-	CurrentResourceOwner = owner;
-	PG_TRY();
-	{
-		result = dsa_allocate_extended(pst_area, size, DSA_ALLOC_NO_OOM | DSA_ALLOC_HUGE);
-	}
-	PG_CATCH();
-	{
-		MemoryContextSwitchTo(context);
-		LWLockReleaseAll();
-		FlushErrorState();
-	}
-	PG_END_TRY();
-	CurrentResourceOwner = caller;
-
-	/* What a failure has left behind */
-	ResourceOwnerRelease(owner, RESOURCE_RELEASE_BEFORE_LOCKS, false, false);
-	ResourceOwnerDelete(owner);
-	return result;
+	(void) attempt(allocate, &allocation);
+	return allocation.result;
 }
 
 static bool
