@@ -12,8 +12,9 @@
  * set whose rows are all there and free is updated so, too, in the order of their ids.  Else
  * it, or a prompt without a row, first inserts the rows that are missing, then locks the
  * others, both in the order of their ids, and then updates them with one statement.  No row
- * is locked before the last is inserted, and an insertion that meets a row of somebody
- * else's leaves it alone: so two folds never wait for each other in a circle.
+ * is locked before the last is inserted (but for one that is deleted just then), and an
+ * insertion that meets a row of somebody else's leaves it alone: so two folds never wait for
+ * each other in a circle.
  *
  * Every statement leaves a row alone whose counter would not fit its column.
  * Whatever it left out is looked at again, and is an error then: a set is added
