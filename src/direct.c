@@ -50,6 +50,7 @@ typedef struct Update
 	ScanKeyData key;
 	Snapshot	snapshot;
 	CommandId	command;
+	bool		has_identity;	/* as a published table needs it */
 	TransactionId writer;		/* of the last row, if that is why it was left */
 	TupleTableSlot *slot;		/* the new version */
 	EState	   *estate;			/* NULL until indexes are to be written */
@@ -152,7 +153,6 @@ begin_update(Update *update, const PstTables *tables)
 	memset(update, 0, sizeof(*update));
 	update->tables = tables;
 	update->rel = table_open(tables->stats, NoLock);
-	CheckCmdReplicaIdentity(update->rel, CMD_UPDATE);
 	update->index = index_open(tables->direct_index, RowExclusiveLock);
 	update->slot = MakeSingleTupleTableSlot(RelationGetDescr(update->rel), &TTSOpsHeapTuple);
 
@@ -296,6 +296,15 @@ write_indexes(Update *update, PstIndexUpdates which)
 	ResetPerTupleExprContext(update->estate);
 }
 
+/* As an UPDATE of any row asks for it; not where rows are only inserted */
+static void
+check_identity(Update *update)
+{
+	if (!update->has_identity)
+		CheckCmdReplicaIdentity(update->rel, CMD_UPDATE);
+	update->has_identity = true;
+}
+
 static bool
 update_row(Update *update, const PstDelta *delta)
 {
@@ -305,8 +314,10 @@ update_row(Update *update, const PstDelta *delta)
 	PstIndexUpdates indexes;
 	bool		done = false;
 
+	CHECK_FOR_INTERRUPTS();
 	if (!find_row(update, delta->id, &row, &buffer))
 		return false;
+	check_identity(update);
 	version = make_version(update, &row, delta);
 	if (version != NULL)
 	{
@@ -349,7 +360,6 @@ pst_update_directly(const PstTables *tables, PstDeltas *deltas, TransactionId *w
 	begin_update(&update, tables);
 	for (int i = 0; i < len; i++)
 	{
-		CHECK_FOR_INTERRUPTS();
 		if (!update_row(&update, &deltas->items[i]))
 			deltas->items[left++] = deltas->items[i];
 	}
@@ -378,7 +388,7 @@ are_free_rows(Update *update, const PstDeltas *deltas)
 /*
  * The same for a transaction that keeps what it has until its end, and so must take its
  * rows in the order of their ids: all are looked at first, and none is updated where one is
- * missing or busy, nor any after the first that has become so meanwhile.
+ * missing or busy, nor any after the first that has become so meanwhile, or has no room.
  */
 uint64
 pst_update_directly_in_order(const PstTables *tables, PstDeltas *deltas)

@@ -325,10 +325,7 @@ check_deltas_fit(const PstTables *tables, const PstDeltas *deltas)
 							   deltas->items[i].n[c]);
 }
 
-/*
- * After an UPDATE that left rows out: find the counter that has no room.  Where
- * there is none, a trigger of the table left them out.
- */
+/* Finds the counter that has no room, if there is one */
 static void
 check_counters_fit(const PstTables *tables, const PstDeltas *deltas)
 {
@@ -413,25 +410,48 @@ insert_missing(const PstTables *tables, PstDeltas *deltas)
 	return inserted.len;
 }
 
+/*
+ * Where a trigger may leave a row out, the others can't be told from those without room
+ * afterwards.
+ */
+static uint64
+update_locked(const PstTables *tables, PstDeltas *locked)
+{
+	uint64		written;
+
+	if (tables->runs_code)
+		check_counters_fit(tables, locked);
+	written = update(tables, locked);
+	if (written < (uint64) locked->len && !tables->runs_code)
+		check_counters_fit(tables, locked);
+	return written;
+}
+
 /* Locks the rows of the deltas, and updates them; these are done, and leave the set */
 static uint64
 update_existing(const PstTables *tables, PstDeltas *deltas)
 {
 	PstDeltas	locked;
 	Datum		arrays[1 + PST_NCOUNTERS];
-	uint64		written;
 
 	if (deltas->len == 0)
 		return 0;
 	make_delta_arrays(deltas, arrays);
 	move_found(get_plan(&lock_plan, tables, build_lock), tables, arrays, deltas, &locked);
-	if (locked.len == 0)
-		return 0;
+	return locked.len == 0 ? 0 : update_locked(tables, &locked);
+}
 
-	written = update(tables, &locked);
-	if (written < (uint64) locked.len)
-		check_counters_fit(tables, &locked);
-	return written;
+/* A trigger may have left a row out; else others delete and insert it faster than we look */
+static void
+check_none_left(const PstTables *tables, const PstDeltas *deltas)
+{
+	if (deltas->len > 0 && !tables->runs_code)
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("could not count prompt %s in table %s",
+						pst_print_id(deltas->items[0].id, tables->id_kind), tables->stats_name),
+				 errdetail("Its row is deleted and inserted by others again and again."),
+				 errhint("Retry the transaction.")));
 }
 
 /* A row that was there may be gone when it is to be locked: again, then */
@@ -445,6 +465,7 @@ fold_many(const PstTables *tables, PstDeltas *deltas)
 		written += insert_missing(tables, deltas);
 		written += update_existing(tables, deltas);
 	}
+	check_none_left(tables, deltas);
 	return written;
 }
 
@@ -497,13 +518,12 @@ update_in_turn(const PstTables *tables, PstDeltas *deltas, TransactionId writer)
 
 /*
  * Who has written may hold the row that others wait for in turn, and must not wait for them.
- * Nor are there turns at tables whose triggers could wait for other rows meanwhile: there
- * nobody is known to write.
+ * Nor is it for tables whose triggers could wait for other rows meanwhile.
  */
 static bool
-takes_turns(TransactionId writer)
+takes_turns(const PstTables *tables)
 {
-	return TransactionIdIsValid(writer) && !TransactionIdIsValid(GetTopTransactionIdIfAny());
+	return OidIsValid(tables->direct_index) && !TransactionIdIsValid(GetTopTransactionIdIfAny());
 }
 
 static uint64
@@ -513,7 +533,7 @@ fold_one(const PstTables *tables, PstDeltas *deltas)
 	uint64		written = pst_update_directly(tables, deltas, &writer);
 
 	if (written == 0)
-		written = takes_turns(writer) ?
+		written = takes_turns(tables) ?
 			update_in_turn(tables, deltas, writer) : update_when_free(tables, deltas, writer);
 	return written > 0 ? written : fold_many(tables, deltas);
 }

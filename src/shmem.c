@@ -34,6 +34,9 @@
 #define PST_LAYOUT 5
 #endif
 
+/* After /dev/shm was found full */
+#define RETRY_US	INT64CONST(1000000)
+
 typedef struct PstAnchor
 {
 	/* Immutable once the anchor is initialized */
@@ -168,44 +171,47 @@ attach(void *arg)
 }
 
 /*
- * Runs what may fail for want of shared memory, and leaves nothing behind where it does: then
- * returns the error's message.  errfinish() has forgotten what the locks hold off.  The caller
- * holds no lock.
+ * Runs what may fail for want of shared memory, and holds nothing of it where it does: then
+ * returns false, and the error's message if that is asked for.  The caller holds no lock.
  */
-static char *
-attempt(void (*work) (void *arg), void *arg)
+static bool
+attempt(void (*work) (void *arg), void *arg, char **message)
 {
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner caller = CurrentResourceOwner;
 	ResourceOwner owner = ResourceOwnerCreate(NULL, "prompt_stats");
-	char	   *volatile message = NULL;
+	volatile bool done = false;
 
 	CurrentResourceOwner = owner;
 	PG_TRY();
 	{
 		work(arg);
+		done = true;
 	}
 	PG_CATCH();
 	{
-		MemoryContextSwitchTo(context);
-		message = pstrdup(CopyErrorData()->message);
+		/* errfinish() has forgotten what the locks hold off */
 		LWLockReleaseAll();
-		FlushErrorState();
+		MemoryContextSwitchTo(context);
 	}
 	PG_END_TRY();
 	CurrentResourceOwner = caller;
 	ResourceOwnerRelease(owner, RESOURCE_RELEASE_BEFORE_LOCKS, false, false);
 	ResourceOwnerDelete(owner);
-	return message;
+	if (!done && message != NULL)
+		*message = CopyErrorData()->message;
+	if (!done)
+		FlushErrorState();
+	return done;
 }
 
 /* Counting goes on without */
 static void
 try_to_attach(void)
 {
-	const char *message = attempt(attach, NULL);
+	char	   *message;
 
-	if (message == NULL)
+	if (attempt(attach, NULL, &message))
 		return;
 	pst_shared = NULL;
 	attach_failed = true;
@@ -251,14 +257,19 @@ allocate(void *arg)
 
 /*
  * Memory of the area; invalid where there is none to be had, for whatever reason:
- * DSA_ALLOC_NO_OOM does not cover a full /dev/shm (dsm_impl.c).  The caller holds no lock.
+ * DSA_ALLOC_NO_OOM does not cover a full /dev/shm (dsm_impl.c).  That is not tried again for a
+ * while: from 17 on each failure leaves a few bytes in the backend (dsa.c: make_new_segment has
+ * no resource owner).  The caller holds no lock.
  */
 dsa_pointer
 pst_allocate(Size size)
 {
+	static TimestampTz failed = 0;
 	Allocation	allocation = {size, InvalidDsaPointer};
 
-	(void) attempt(allocate, &allocation);
+	if (failed != 0 && Abs(GetCurrentTimestamp() - failed) < RETRY_US)
+		return InvalidDsaPointer;
+	failed = attempt(allocate, &allocation, NULL) ? 0 : GetCurrentTimestamp();
 	return allocation.result;
 }
 

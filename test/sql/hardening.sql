@@ -144,6 +144,10 @@ SELECT right(prompt_id::text, 1), view_count, copy_count, fork_count FROM prompt
 -- one that has no room is an error all the same
 UPDATE prompt_stats SET view_count = 9223372036854775807 WHERE prompt_id = id(2);
 SELECT try('SELECT increment_prompt_views(ARRAY[id(1), id(2)])') ~ '^22003 ';
+-- and one that has just enough is none
+UPDATE prompt_stats SET view_count = 9223372036854775807 - 12 WHERE prompt_id = id(2);
+SELECT try('SELECT increment_prompt_views(ARRAY[id(1), id(2)], 12)');
+SELECT right(prompt_id::text, 1), view_count FROM prompt_stats WHERE prompt_id IN (id(1), id(2)) ORDER BY prompt_id;
 DROP TRIGGER veto ON prompt_stats;
 
 --
