@@ -267,7 +267,7 @@ pst_allocate(Size size)
 	static TimestampTz failed = 0;
 	Allocation	allocation = {size, InvalidDsaPointer};
 
-	if (failed != 0 && Abs(GetCurrentTimestamp() - failed) < RETRY_US)
+	if (failed != 0 && llabs(GetCurrentTimestamp() - failed) < RETRY_US)
 		return InvalidDsaPointer;
 	failed = attempt(allocate, &allocation, NULL) ? 0 : GetCurrentTimestamp();
 	return allocation.result;
