@@ -217,6 +217,7 @@ find_row(Update *update, Datum id, HeapTuple row, Buffer *buffer)
 {
 	ItemPointer tid;
 
+	CHECK_FOR_INTERRUPTS();		/* there may be many */
 	update->writer = InvalidTransactionId;
 	update->key.sk_argument = id;
 	index_rescan(update->scan, &update->key, 1, NULL, 0);
@@ -314,7 +315,6 @@ update_row(Update *update, const PstDelta *delta)
 	PstIndexUpdates indexes;
 	bool		done = false;
 
-	CHECK_FOR_INTERRUPTS();
 	if (!find_row(update, delta->id, &row, &buffer))
 		return false;
 	check_identity(update);
@@ -377,7 +377,6 @@ are_free_rows(Update *update, const PstDeltas *deltas)
 
 	for (int i = 0; i < deltas->len; i++)
 	{
-		CHECK_FOR_INTERRUPTS();
 		if (!find_row(update, deltas->items[i].id, &row, &buffer))
 			return false;
 		ReleaseBuffer(buffer);

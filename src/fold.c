@@ -456,9 +456,9 @@ check_none_left(const PstTables *tables, const PstDeltas *deltas)
 
 /* A row that was there may be gone when it is to be locked: again, then */
 static uint64
-fold_many(const PstTables *tables, PstDeltas *deltas)
+fold_by_statements(const PstTables *tables, PstDeltas *deltas)
 {
-	uint64		written = pst_update_directly_in_order(tables, deltas);
+	uint64		written = 0;
 
 	for (int attempt = 0; attempt < 3 && deltas->len > 0; attempt++)
 	{
@@ -467,6 +467,14 @@ fold_many(const PstTables *tables, PstDeltas *deltas)
 	}
 	check_none_left(tables, deltas);
 	return written;
+}
+
+static uint64
+fold_many(const PstTables *tables, PstDeltas *deltas)
+{
+	uint64		written = pst_update_directly_in_order(tables, deltas);
+
+	return written + fold_by_statements(tables, deltas);
 }
 
 /*
@@ -535,7 +543,7 @@ fold_one(const PstTables *tables, PstDeltas *deltas)
 	if (written == 0)
 		written = takes_turns(tables) ?
 			update_in_turn(tables, deltas, writer) : update_when_free(tables, deltas, writer);
-	return written > 0 ? written : fold_many(tables, deltas);
+	return written > 0 ? written : fold_by_statements(tables, deltas);
 }
 
 /* ---- many transactions' deltas at once ---- */

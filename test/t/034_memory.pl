@@ -31,7 +31,7 @@ sub status { return sql("SELECT $_[0] FROM prompt_stats_status") }
 # Of those that start from now on
 sub limit_files
 {
-	chomp(my $postmaster = slurp_file($node->data_dir . '/postmaster.pid') =~ s/\n.*//sr);
+	my ($postmaster) = slurp_file($node->data_dir . '/postmaster.pid') =~ /^(\d+)/;
 	system_or_bail('prlimit', "--pid=$postmaster", "--fsize=$_[0]:");
 	return;
 }
