@@ -60,7 +60,8 @@ OBJS = \
 	src/prompt_stats.o \
 	src/guc.o \
 	src/tables.o \
-	src/plans.o \
+	src/run.o \
+	src/extension.o \
 	src/ids.o \
 	src/deltas.o \
 	src/owner.o \
@@ -70,6 +71,9 @@ OBJS = \
 	src/events.o \
 	src/read.o \
 	src/migrate.o \
+	src/setup.o \
+	src/reroute.o \
+	src/verify.o \
 	src/tally.o \
 	src/shmem.o \
 	src/pending.o \

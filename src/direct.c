@@ -291,6 +291,8 @@ write_indexes(Update *update, PstIndexUpdates which)
 	{
 		update->estate = CreateExecutorState();
 		InitResultRelInfo(&update->indexes, update->rel, 0, NULL, 0);
+		/* An index made a moment ago may have an expression, which is folded there */
+		pst_enter_settings();
 		ExecOpenIndices(&update->indexes, false);
 	}
 	pst_insert_index_entries(&update->indexes, update->slot, update->estate, which);

@@ -47,7 +47,7 @@ insert_event(const PstTables *tables, Datum *values, const char *nulls)
 
 	error_context_stack = &context;
 	SPI_connect();
-	inserted = pst_run_plan(get_insert_plan(tables), values, nulls, false) > 0;
+	inserted = pst_run_as_caller(get_insert_plan(tables), values, nulls, false) > 0;
 	SPI_finish();
 	error_context_stack = context.previous;
 	return inserted;

@@ -777,23 +777,35 @@ end_fold(ErrorContextCallback *context)
 }
 
 /* In a copy of what we know of the table: a trigger that counts may load it anew */
+typedef struct Fold
+{
+	PstTables	tables;
+	PstDeltas  *deltas;
+	uint64		written;
+} Fold;
+
+static void
+fold_set(void *arg)
+{
+	Fold	   *fold = arg;
+	const PstTables *tables = &fold->tables;
+	ErrorContextCallback context;
+
+	begin_fold(tables, &context);
+	check_deltas_fit(tables, fold->deltas);
+	fold->written = fold->deltas->len == 1 ? fold_one(tables, fold->deltas) : fold_many(tables, fold->deltas);
+	end_fold(&context);
+}
+
 static uint64
 fold_as_owner(const PstTables *known, PstDeltas *deltas)
 {
-	PstTables	copy = *known;
-	const PstTables *tables = &copy;
-	PstOwnerScope scope;
-	ErrorContextCallback context;
-	uint64		written;
+	Fold		fold = {.tables = *known,.deltas = deltas};
+	PstScope	scope = pst_scope_of(known->stats_owner, fold.tables.stats_path);
 
-	pst_enter_owner(&scope, tables->stats_owner,
-					tables->runs_code ? tables->stats_path : NULL, tables->stats);
-	begin_fold(tables, &context);
-	check_deltas_fit(tables, deltas);
-	written = deltas->len == 1 ? fold_one(tables, deltas) : fold_many(tables, deltas);
-	end_fold(&context);
-	pst_leave_owner(&scope);
-	return written;
+	scope.writes = known->stats;
+	pst_as_owner(&scope, fold_set, &fold);
+	return fold.written;
 }
 
 /*

@@ -20,11 +20,13 @@
  */
 #include "prompt_stats.h"
 
+#include "access/table.h"
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "nodes/params.h"
+#include "storage/bufmgr.h"
 #include "storage/itemptr.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
@@ -37,6 +39,8 @@ PG_FUNCTION_INFO_V1(prompt_stats_missing_prompts);
 PG_FUNCTION_INFO_V1(prompt_stats_check_arguments);
 PG_FUNCTION_INFO_V1(prompt_stats_end_run);
 PG_FUNCTION_INFO_V1(prompt_stats_check_top_level);
+PG_FUNCTION_INFO_V1(prompt_stats_migrate);
+PG_FUNCTION_INFO_V1(prompt_stats_migrate_finish);
 
 /* Rows that move; unmovable => 'delete' takes all that the check refuses */
 #define IS_MOVABLE "e.event_type IN ('view', 'copy') AND e.prompt_id IS NOT NULL"
@@ -45,9 +49,8 @@ PG_FUNCTION_INFO_V1(prompt_stats_check_top_level);
 typedef struct Migration
 {
 	const PstTables *tables;
-	Oid			state;			/* table prompt_stats_migration */
-	Oid			baseline;		/* table prompt_stats_baseline */
-	bool		discard;
+	Oid			state;			/* table migration */
+	bool		keep;			/* the counters hold these rows already */
 	bool		delete_unmovable;
 	bool		running;		/* the state is of this run, not of an earlier
 								 * one */
@@ -92,17 +95,17 @@ get_ids(PstIdKind kind)
 }
 
 /*
- * As the owner of prompt_events, with a planner that walks it in physical order,
- * whatever indexes it has: ranges of ctid are what a batch is made of.
+ * In the scope of the owner of prompt_events: a planner that walks the table in physical
+ * order, whatever indexes it has, because ranges of ctid are what a batch is made of.
  */
 static void
-enter_events(PstOwnerScope *scope, const PstTables *tables)
+plan_for_ranges(void)
 {
 	static const char *const off[] = {
 		"enable_seqscan", "enable_indexscan", "enable_indexonlyscan", "enable_bitmapscan", "jit"
 	};
 
-	pst_enter_owner(scope, tables->events_owner, tables->events_path, tables->events);
+	pst_enter_settings();
 	for (size_t i = 0; i < lengthof(off); i++)
 		(void) set_config_option(off[i], "off", PGC_USERSET, PGC_S_SESSION,
 								 GUC_ACTION_SAVE, true, 0, false);
@@ -110,15 +113,40 @@ enter_events(PstOwnerScope *scope, const PstTables *tables)
 							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 }
 
+static PstScope
+events_scope(const PstTables *tables)
+{
+	PstScope	scope = pst_scope_of(tables->events_owner, tables->events_path);
+
+	scope.writes = tables->events;
+	return scope;
+}
+
+typedef struct EventsQuery
+{
+	const char *sql;
+	int			nargs;
+	Oid		   *types;
+	Datum	   *values;
+} EventsQuery;
+
+static void
+run_events_query(void *arg)
+{
+	EventsQuery *query = arg;
+
+	plan_for_ranges();
+	(void) pst_run(query->sql, query->nargs, query->types, query->values);
+}
+
 /* One statement on prompt_events */
 static void
 run_on_events(const PstTables *tables, const char *sql, int nargs, Oid *types, Datum *values)
 {
-	PstOwnerScope scope;
+	PstScope	scope = events_scope(tables);
+	EventsQuery query = {sql, nargs, types, values};
 
-	enter_events(&scope, tables);
-	(void) pst_run_sql(sql, nargs, types, values);
-	pst_leave_owner(&scope);
+	pst_as_owner(&scope, run_events_query, &query);
 }
 
 /* ---- prompts that do not exist ---- */
@@ -134,29 +162,27 @@ missing_prompts(const PstTables *tables, ArrayType *ids)
 {
 	Oid			type = get_array_type(pst_id_type(tables->id_kind));
 	Datum		value = PointerGetDatum(ids);
-	PstOwnerScope scope;
-	Oid			user;
-	int			sec_context;
+	PstScope	stats = pst_scope_of(tables->stats_owner, tables->stats_path);
+	PstScope	prompts;
 
 	if (!OidIsValid(tables->prompts))
 		return construct_empty_array(pst_id_type(tables->id_kind));
 
-	(void) pst_run_as(tables->stats_owner, tables->stats_path,
+	(void) pst_run_in(&stats,
 					  psprintf("SELECT k FROM pg_catalog.unnest($1) AS k WHERE k IS NOT NULL AND NOT EXISTS"
 							   " (SELECT FROM ONLY %s AS s WHERE s.prompt_id OPERATOR(pg_catalog.=) k)",
 							   tables->stats_name),
 					  1, &type, &value);
 	value = PointerGetDatum(get_ids(tables->id_kind));
 
-	pst_enter_owner(&scope, pst_owner_of(tables->prompts), PST_SAFE_PATH, InvalidOid);
-	GetUserIdAndSecContext(&user, &sec_context);
-	SetUserIdAndSecContext(user, sec_context | SECURITY_NOFORCE_RLS);
-	(void) pst_run_sql(psprintf("SELECT k FROM pg_catalog.unnest($1) AS k WHERE NOT EXISTS"
-								" (SELECT FROM %s AS p WHERE p.%s OPERATOR(pg_catalog.=) k)",
-								pst_qualified_name(tables->prompts),
-								quote_identifier(get_attname(tables->prompts, tables->prompts_key, false))),
-					   1, &type, &value);
-	pst_leave_owner(&scope);
+	prompts = pst_scope_of(pst_owner_of(tables->prompts), pst_path_of(tables->prompts));
+	prompts.more_context = SECURITY_NOFORCE_RLS;
+	(void) pst_run_in(&prompts,
+					  psprintf("SELECT k FROM pg_catalog.unnest($1) AS k WHERE NOT EXISTS"
+							   " (SELECT FROM %s AS p WHERE p.%s OPERATOR(pg_catalog.=) k)",
+							   pst_qualified_name(tables->prompts),
+							   quote_identifier(get_attname(tables->prompts, tables->prompts_key, false))),
+					  1, &type, &value);
 	return get_ids(tables->id_kind);
 }
 
@@ -169,60 +195,55 @@ may_miss_prompts(const PstTables *tables)
 
 /* ---- the state of the run ---- */
 
+static int64
+calculate_blocks(Oid table)
+{
+	Relation	rel = table_open(table, NoLock);
+	int64		blocks = RelationGetNumberOfBlocks(rel);
+
+	table_close(rel, NoLock);
+	return blocks;
+}
+
+static const char *
+mode_name(bool keep)
+{
+	return keep ? "keep" : "add";
+}
+
 static void
 read_state(Migration *migration)
 {
 	char	   *sql = psprintf("SELECT position, mode FROM %s WHERE finished_at IS NULL",
 							   pst_qualified_name(migration->state));
+	const char *mode;
 	bool		isnull;
 
 	ItemPointerSet(&migration->position, 0, 0);
-	migration->running = pst_run_on_own(migration->state, sql, 0, NULL, NULL) > 0;
+	migration->running = pst_run_as_extension(sql, 0, NULL, NULL) > 0;
 	if (!migration->running)
 		return;
 
 	migration->position = *(ItemPointer) DatumGetPointer(get_field(0, 1, &isnull));
-	if (migration->discard !=
-		(strcmp(TextDatumGetCString(get_field(0, 2, &isnull)), "discard") == 0))
+	mode = TextDatumGetCString(get_field(0, 2, &isnull));
+	if (strcmp(mode, mode_name(migration->keep)) != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("a migration with mode => '%s' is under way",
-						migration->discard ? "add" : "discard"),
-				 errhint("Finish it first, with CALL prompt_stats_migrate(mode => '%s');",
-						 migration->discard ? "add" : "discard")));
+				 errmsg("a migration with mode => '%s' is under way", mode),
+				 errhint("Finish it first, with CALL prompt_stats_migrate(mode => '%s');", mode)));
 }
 
-/*
- * Begins a run.  With mode "discard" the counters of now are remembered: they are
- * taken off again when the first rows of their prompt are moved, so that what is
- * counted meanwhile stays.
- */
 static void
 begin_run(Migration *migration)
 {
 	const char *state = pst_qualified_name(migration->state);
-	const char *baseline = pst_qualified_name(migration->baseline);
-	Oid			types[] = {TEXTOID, REGCLASSOID};
-	Datum		values[] = {
-		CStringGetTextDatum(migration->discard ? "discard" : "add"),
-		ObjectIdGetDatum(migration->tables->events)
-	};
+	int64		blocks = calculate_blocks(migration->tables->events);
+	Oid			types[] = {TEXTOID, INT8OID};
+	Datum		values[] = {CStringGetTextDatum(mode_name(migration->keep)), Int64GetDatum(blocks)};
 
-	(void) pst_run_on_own(migration->state, psprintf("DELETE FROM %s", state), 0, NULL, NULL);
-	(void) pst_run_on_own(migration->state,
-						  psprintf("INSERT INTO %s (mode, blocks_total) VALUES ($1,"
-								   " pg_relation_size($2) / current_setting('block_size')::integer)",
-								   state),
-						  lengthof(types), types, values);
-	(void) pst_run_on_own(migration->baseline, psprintf("DELETE FROM %s", baseline), 0, NULL, NULL);
-	if (migration->discard)
-		(void) pst_run_on_own(migration->baseline,
-							  psprintf("INSERT INTO %s (prompt_id, views, copies)"
-									   " SELECT s.prompt_id::text, COALESCE(s.view_count, 0), COALESCE(s.copy_count, 0)"
-									   " FROM ONLY %s AS s"
-									   " WHERE COALESCE(s.view_count, 0) <> 0 OR COALESCE(s.copy_count, 0) <> 0",
-									   baseline, migration->tables->stats_name),
-							  0, NULL, NULL);
+	(void) pst_run_as_extension(psprintf("DELETE FROM %s", state), 0, NULL, NULL);
+	(void) pst_run_as_extension(psprintf("INSERT INTO %s (mode, blocks_total) VALUES ($1, $2)", state),
+								lengthof(types), types, values);
 	migration->running = true;
 }
 
@@ -244,12 +265,11 @@ save_state(Migration *migration, int64 rows, const PstDeltas *deltas)
 	values[2] = Int64GetDatum(views);
 	values[3] = Int64GetDatum(copies);
 	values[4] = Int64GetDatum(ItemPointerGetBlockNumberNoCheck(&migration->position));
-	(void) pst_run_on_own(migration->state,
-						  psprintf("UPDATE %s SET position = $1, rows_moved = rows_moved + $2,"
-								   " views_moved = views_moved + $3, copies_moved = copies_moved + $4,"
-								   " blocks_done = $5, updated_at = clock_timestamp()",
-								   pst_qualified_name(migration->state)),
-						  lengthof(types), types, values);
+	(void) pst_run_as_extension(psprintf("UPDATE %s SET position = $1, rows_moved = rows_moved + $2,"
+										 " views_moved = views_moved + $3, copies_moved = copies_moved + $4,"
+										 " blocks_done = $5, updated_at = clock_timestamp()",
+										 pst_qualified_name(migration->state)),
+								lengthof(types), types, values);
 }
 
 /* ---- one batch ---- */
@@ -321,6 +341,22 @@ set_param(ParamListInfo params, int number, Oid type, Datum value, bool isnull)
 	params->params[number].ptype = type;
 }
 
+typedef struct Deletion
+{
+	const char *sql;
+	Oid		   *types;
+	SPIExecuteOptions options;
+} Deletion;
+
+static void
+run_deletion(void *arg)
+{
+	Deletion   *deletion = arg;
+
+	plan_for_ranges();
+	pst_run_extended(deletion->sql, deletion->options.params->numParams, deletion->types, &deletion->options);
+}
+
 /*
  * Deletes rows of the range, up to the limit; returns how many, their sums, and in
  * an open range the last of them.  They are summed up as they are deleted: rows that
@@ -330,111 +366,37 @@ static int64
 delete_range(Migration *migration, Range *range, int32 limit, PstDeltas *deltas)
 {
 	const PstTables *tables = migration->tables;
-	bool		keeps = range->missing != NULL && !migration->delete_unmovable;
+	bool		spares = range->missing != NULL && !migration->delete_unmovable;
 	Oid			types[] = {TIDOID, TIDOID, get_array_type(pst_id_type(tables->id_kind))};
 	PstTally   *tally = pst_create_tally(tables);
-	SPIExecuteOptions options = {
-		.params = makeParamList(lengthof(types)),
-		.tcount = limit,
-		.dest = pst_tally_receiver(tally)
+	PstScope	scope = events_scope(tables);
+	Deletion	deletion = {
+		.types = types,
+		.options = {
+			.params = makeParamList(lengthof(types)),
+			.tcount = limit,
+			.dest = pst_tally_receiver(tally)
+		}
 	};
-	PstOwnerScope scope;
-	SPIPlanPtr	plan;
 	int64		rows;
 
-	set_param(options.params, 0, types[0], PointerGetDatum(&migration->position), false);
-	set_param(options.params, 1, types[1], PointerGetDatum(&range->last), false);
-	set_param(options.params, 2, types[2], PointerGetDatum(range->missing), !keeps);
-	enter_events(&scope, tables);
-	plan = SPI_prepare(psprintf("DELETE FROM ONLY %s AS e"
-								" WHERE e.ctid OPERATOR(pg_catalog.>) $1 AND e.ctid OPERATOR(pg_catalog.<=) $2"
-								" AND %s%s"
-								" RETURNING e.prompt_id::pg_catalog.%s, e.event_type::pg_catalog.text, e.ctid",
-								tables->events_name,
-								migration->delete_unmovable ? IS_REFUSED : IS_MOVABLE,
-								keeps ? " AND e.prompt_id OPERATOR(pg_catalog.<>) ALL ($3)" : "",
-								pst_type_name(tables->id_kind)),
-					   lengthof(types), types);
-	if (plan == NULL || SPI_execute_plan_extended(plan, &options) < 0)
-		elog(ERROR, "could not delete from %s", tables->events_name);
-	pst_leave_owner(&scope);
+	set_param(deletion.options.params, 0, types[0], PointerGetDatum(&migration->position), false);
+	set_param(deletion.options.params, 1, types[1], PointerGetDatum(&range->last), false);
+	set_param(deletion.options.params, 2, types[2], PointerGetDatum(range->missing), !spares);
+	deletion.sql = psprintf("DELETE FROM ONLY %s AS e"
+							" WHERE e.ctid OPERATOR(pg_catalog.>) $1 AND e.ctid OPERATOR(pg_catalog.<=) $2"
+							" AND %s%s"
+							" RETURNING e.prompt_id::pg_catalog.%s, e.event_type::pg_catalog.text, e.ctid",
+							tables->events_name,
+							migration->delete_unmovable ? IS_REFUSED : IS_MOVABLE,
+							spares ? " AND e.prompt_id OPERATOR(pg_catalog.<>) ALL ($3)" : "",
+							pst_type_name(tables->id_kind));
+	pst_as_owner(&scope, run_deletion, &deletion);
 
 	rows = pst_finish_tally(tally, deltas, range->is_open ? &range->last : NULL);
 	if (range->missing != NULL)
 		pst_remove_deltas(deltas, range->missing);
 	return rows;
-}
-
-/* What the counters of the prompts hold now; those without a row are left out */
-static PstDeltas
-read_counters(const PstTables *tables, const PstDeltas *deltas)
-{
-	Oid			type = get_array_type(pst_id_type(deltas->kind));
-	Datum		ids = PointerGetDatum(pst_ids_of(deltas));
-	PstDeltas	rows;
-	bool		isnull;
-
-	(void) pst_run_as(tables->stats_owner, tables->stats_path,
-					  psprintf("SELECT s.prompt_id::pg_catalog.%s, s.view_count::pg_catalog.int8,"
-							   " s.copy_count::pg_catalog.int8 FROM ONLY %s AS s"
-							   " WHERE s.prompt_id OPERATOR(pg_catalog.=) ANY ($1)",
-							   pst_type_name(deltas->kind), tables->stats_name),
-					  1, &type, &ids);
-	pst_init_deltas(&rows, tables, SPI_processed);
-	for (uint64 row = 0; row < SPI_processed; row++)
-		pst_add_delta(&rows, get_field(row, 1, &isnull), PST_VIEWS, get_number(row, 2))->n[PST_COPIES] =
-			get_number(row, 3);
-	pst_sort_deltas(&rows);
-	return rows;
-}
-
-/* Forgets what the counters of these prompts held at first, which is found then */
-static uint64
-take_baseline(Migration *migration, const PstDeltas *deltas)
-{
-	Datum	   *ids = palloc(Max(deltas->len, 1) * sizeof(Datum));
-	Oid			type = TEXTARRAYOID;
-	Datum		texts;
-
-	for (int i = 0; i < deltas->len; i++)
-		ids[i] = CStringGetTextDatum(pst_print_id(deltas->items[i].id, deltas->kind));
-	texts = PointerGetDatum(pst_id_array(ids, deltas->len, PST_TEXT));
-	return pst_run_on_own(migration->baseline,
-						  psprintf("DELETE FROM %s AS b WHERE b.prompt_id = ANY ($1)"
-								   " RETURNING b.prompt_id, b.views, b.copies",
-								   pst_qualified_name(migration->baseline)),
-						  1, &type, &texts);
-}
-
-/*
- * With mode => 'discard': what the counters held at first is taken off, once.  A
- * counter that holds less by now has been reset, or its row was deleted, and what
- * it held at first is gone already.
- */
-static void
-subtract_baseline(Migration *migration, PstDeltas *deltas)
-{
-	const PstTables *tables = migration->tables;
-	PstDeltas	rows = read_counters(tables, deltas);
-	uint64		found = take_baseline(migration, deltas);
-	bool		isnull;
-
-	for (uint64 row = 0; row < found; row++)
-	{
-		Datum		id = get_field(row, 1, &isnull);
-		int64		views = get_number(row, 2);
-		int64		copies = get_number(row, 3);
-		PstDelta   *held;
-
-		if (deltas->kind != PST_TEXT)
-			id = pst_convert_id(id, PST_TEXT, deltas->kind, tables->stats_name);
-		held = pst_find_delta(&rows, id);
-		if (held != NULL && held->n[PST_VIEWS] >= views)
-			(void) pst_add_delta(deltas, id, PST_VIEWS, -views);
-		if (held != NULL && held->n[PST_COPIES] >= copies)
-			(void) pst_add_delta(deltas, id, PST_COPIES, -copies);
-	}
-	pst_merge_deltas(deltas);
 }
 
 /* Moves rows of one range; returns how many left prompt_events */
@@ -450,9 +412,8 @@ move_range(Migration *migration, Range *range, int32 limit)
 	if (!migration->running)
 		begin_run(migration);
 	save_state(migration, rows, &deltas);
-	if (migration->discard)
-		subtract_baseline(migration, &deltas);
-	(void) pst_fold(migration->tables, &deltas);
+	if (!migration->keep)
+		(void) pst_fold(migration->tables, &deltas);
 	return rows;
 }
 
@@ -555,7 +516,7 @@ Datum
 prompt_stats_check_arguments(PG_FUNCTION_ARGS)
 {
 	(void) need_batch_size(fcinfo, 0);
-	(void) choose(fcinfo, 1, "mode", "add", "discard");
+	(void) choose(fcinfo, 1, "mode", "add", "keep");
 	(void) choose(fcinfo, 2, "unmovable", "keep", "delete");
 	PG_RETURN_VOID();
 }
@@ -572,12 +533,11 @@ prompt_stats_migrate_batch(PG_FUNCTION_ARGS)
 	Migration	migration = {0};
 	int64		rows;
 
-	migration.discard = choose(fcinfo, 1, "mode", "add", "discard");
+	migration.keep = choose(fcinfo, 1, "mode", "add", "keep");
 	migration.delete_unmovable = choose(fcinfo, 2, "unmovable", "keep", "delete");
 	check_can_migrate(function);
 	migration.tables = lock_both(function);
-	migration.state = pst_own_table(migration.tables, "prompt_stats_migration");
-	migration.baseline = pst_own_table(migration.tables, "prompt_stats_baseline");
+	migration.state = pst_own_table("migration");
 	LockRelationOid(migration.state, ShareUpdateExclusiveLock);
 
 	SPI_connect();
@@ -587,20 +547,15 @@ prompt_stats_migrate_batch(PG_FUNCTION_ARGS)
 	PG_RETURN_INT64(rows);
 }
 
-/* Sets the state of a run to finished; what is left of its baseline is void */
+/* Sets the state of a run to finished */
 Datum
 prompt_stats_end_run(PG_FUNCTION_ARGS)
 {
-	const PstTables *tables = lock_both(fcinfo->flinfo->fn_oid);
-	Oid			state = pst_own_table(tables, "prompt_stats_migration");
-	Oid			baseline = pst_own_table(tables, "prompt_stats_baseline");
-
+	(void) lock_both(fcinfo->flinfo->fn_oid);
 	SPI_connect();
-	(void) pst_run_on_own(state, psprintf("UPDATE %s SET finished_at = clock_timestamp()"
-										  " WHERE finished_at IS NULL",
-										  pst_qualified_name(state)), 0, NULL, NULL);
-	(void) pst_run_on_own(baseline, psprintf("DELETE FROM %s", pst_qualified_name(baseline)),
-						  0, NULL, NULL);
+	(void) pst_run_as_extension(psprintf("UPDATE %s SET finished_at = clock_timestamp()"
+										 " WHERE finished_at IS NULL", pst_own_name("migration")),
+								0, NULL, NULL);
 	SPI_finish();
 	PG_RETURN_VOID();
 }
@@ -612,7 +567,7 @@ read_fork_differences(const PstTables *tables, bool lower, PstDeltas *deltas)
 	const char *type = pst_id_name(tables->id_kind);
 	bool		isnull;
 
-	(void) pst_run_as(GetUserId(), PST_SAFE_PATH,
+	(void) pst_run_on_table(tables->events,
 					  psprintf("SELECT x.prompt_id, x.n FROM"
 							   " (SELECT COALESCE(e.prompt_id, s.prompt_id::%s) AS prompt_id,"
 							   " COALESCE(e.n, 0) - COALESCE(s.fork_count, 0) AS n"
@@ -647,7 +602,7 @@ prompt_stats_recount_forks(PG_FUNCTION_ARGS)
 
 	check_can_migrate(function);
 	tables = lock_both(function);
-	LockRelationOid(pst_own_table(tables, "prompt_stats_migration"), ShareUpdateExclusiveLock);
+	LockRelationOid(pst_own_table("migration"), ShareUpdateExclusiveLock);
 
 	SPI_connect();
 	read_fork_differences(tables, lower, &deltas);
@@ -678,7 +633,7 @@ prompt_stats_missing_prompts(PG_FUNCTION_ARGS)
 		return (Datum) 0;
 
 	SPI_connect();
-	(void) pst_run_as(GetUserId(), PST_SAFE_PATH,
+	(void) pst_run_on_table(tables->events,
 					  psprintf("SELECT DISTINCT e.prompt_id::%s FROM ONLY %s AS e"
 							   " WHERE e.event_type = ANY ($1) AND e.prompt_id IS NOT NULL",
 							   pst_id_name(tables->id_kind), tables->events_name),
@@ -693,4 +648,16 @@ prompt_stats_missing_prompts(PG_FUNCTION_ARGS)
 	}
 	SPI_finish();
 	return (Datum) 0;
+}
+
+Datum
+prompt_stats_migrate(PG_FUNCTION_ARGS)
+{
+	elog(ERROR, "not built yet");
+}
+
+Datum
+prompt_stats_migrate_finish(PG_FUNCTION_ARGS)
+{
+	elog(ERROR, "not built yet");
 }

@@ -18,6 +18,7 @@
 #include "fmgr.h"
 #include "storage/itemptr.h"
 #include "utils/array.h"
+#include "utils/portal.h"
 #include "utils/relcache.h"
 
 /* The counters of a prompt, in the order of PstDelta.n */
@@ -101,14 +102,25 @@ typedef struct PstPlan
 	struct PstPlan *next;
 } PstPlan;
 
-/* What pst_enter_owner() must put back */
-typedef struct PstOwnerScope
+/* Acting as the owner of a table: run.c */
+typedef struct PstScope
 {
+	Oid			owner;
+	const char *path;			/* search_path */
+	Oid			writes;			/* the table that is written, which the caller
+								 * has locked; or InvalidOid */
+	const char *lock_timeout;	/* NULL: the session's */
+	int			more_context;	/* flags beside those of every scope */
+
+	/* Of run.c: what it puts back */
 	Oid			userid;
 	int			sec_context;
-	int			guc_level;
-	Oid			table;
-} PstOwnerScope;
+	int			guc_level;		/* 0: the settings are not entered yet */
+	bool		is_flusher;
+	List	   *hidden;			/* cursors of the session */
+	MemoryContext mark;			/* older than the portals of the scope */
+	struct PstScope *outer;
+} PstScope;
 
 /* What a call leaves to the end of its transaction, the weakest first */
 typedef enum PstDurability
@@ -212,16 +224,38 @@ extern void pst_merge_deltas(PstDeltas *deltas);
 extern PstDelta *pst_find_delta(const PstDeltas *deltas, Datum id);
 extern void pst_remove_deltas(PstDeltas *deltas, ArrayType *ids);
 
+/* run.c */
+extern PstScope pst_scope_of(Oid owner, const char *path);
+extern void pst_as_owner(PstScope *scope, void (*work) (void *arg), void *arg);
+extern void pst_begin_as_owner(PstScope *scope);
+extern void pst_end_as_owner(Oid session_user);
+extern void pst_enter_settings(void);
+extern bool pst_is_in_scope(void);
+extern char *pst_path_of(Oid table);
+extern uint64 pst_run(const char *sql, int nargs, Oid *types, Datum *values);
+extern void pst_run_extended(const char *sql, int nargs, Oid *types, const SPIExecuteOptions *options);
+extern uint64 pst_run_in(PstScope *scope, const char *sql, int nargs, Oid *types, Datum *values);
+extern uint64 pst_run_on_table(Oid table, const char *sql, int nargs, Oid *types, Datum *values);
+extern uint64 pst_run_as_extension(const char *sql, int nargs, Oid *types, Datum *values);
+extern void pst_write_context(void *table_name);
+extern void pst_save_plan(PstPlan *plan, const char *sql, int nargs, Oid *argtypes);
+extern uint64 pst_run_plan(PstPlan *plan, Datum *values, const char *nulls, bool read_only);
+extern uint64 pst_run_as_caller(PstPlan *plan, Datum *values, const char *nulls, bool read_only);
+extern Portal pst_open_as_caller(const char *sql);
+extern void pst_forget_plans(void);
+
+/* extension.c */
+extern Oid	pst_extension_schema(void);
+extern Oid	pst_extension_owner(void);
+extern Oid	pst_own_table(const char *name);
+extern const char *pst_own_name(const char *name);
+
 /* owner.c */
-extern void pst_enter_owner(PstOwnerScope *scope, Oid owner, const char *search_path, Oid table);
-extern void pst_leave_owner(const PstOwnerScope *scope);
 extern void pst_check_owner(const PstTables *tables);
 extern Oid	pst_owner_of(Oid table);
-extern uint64 pst_run_sql(const char *sql, int nargs, Oid *types, Datum *values);
-extern uint64 pst_run_as(Oid role, const char *path, const char *sql, int nargs, Oid *types, Datum *values);
-extern Oid	pst_own_table(const PstTables *tables, const char *name);
-extern uint64 pst_run_on_own(Oid table, const char *sql, int nargs, Oid *types, Datum *values);
 extern const char *pst_qualified_name(Oid table);
+extern bool pst_is_strangers(Oid table);
+extern void pst_stranger_error(Oid table);
 
 /* What becomes of a unit of deltas; see pst_fold_units() */
 typedef enum PstVerdict
@@ -252,11 +286,5 @@ extern int64 pst_finish_tally(PstTally *tally, PstDeltas *deltas, ItemPointer la
 /* functions.c */
 extern void pst_count_one(Oid function, Datum id, PstIdKind kind, PstCounter counter, int64 n);
 extern void pst_check_may_write(Oid function);
-
-/* plans.c */
-extern void pst_write_context(void *table_name);
-extern void pst_save_plan(PstPlan *plan, const char *sql, int nargs, Oid *argtypes);
-extern uint64 pst_run_plan(PstPlan *plan, Datum *values, const char *nulls, bool read_only);
-extern void pst_forget_plans(void);
 
 #endif							/* PROMPT_STATS_H */

@@ -146,7 +146,7 @@ put_rows(const PstTables *tables, PstDeltas *pending, ReturnSetInfo *rsinfo)
 {
 	char	   *sql = psprintf("SELECT s.prompt_id::pg_catalog.text," LIVE_COUNTS_OF ", s.prompt_id::pg_catalog.%s FROM %s AS s",
 							   pst_type_name(tables->id_kind), tables->stats_name);
-	Portal		portal = SPI_cursor_open_with_args(NULL, sql, 0, NULL, NULL, NULL, true, 0);
+	Portal		portal = pst_open_as_caller(sql);
 
 	do
 	{
@@ -229,7 +229,7 @@ get_prompt_stats(PG_FUNCTION_ARGS)
 	PushActiveSnapshot(GetActiveSnapshot());
 	while (db != NULL && !pst_read_one_pending(db, tables, id, GetActiveSnapshot(), pending))
 		renew_snapshot();
-	if (pst_run_plan(get_row_plan(tables), &id, NULL, true) > 0)
+	if (pst_run_as_caller(get_row_plan(tables), &id, NULL, true) > 0)
 		copy_row(0, COUNT_COLUMNS, values, nulls);
 	else
 	{

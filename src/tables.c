@@ -3,7 +3,7 @@
  *		Which two tables we count in, their shape, and a cache of both.
  *
  * The tables belong to the application; no dependency ties them to us.  They
- * are those that prompt_stats_setup() wrote into prompt_stats_config, or else
+ * are those that prompt_stats_setup() wrote into prompt_stats_internal.config, or else
  * "prompt_stats" and "prompt_events" in the schema of the extension.  What we
  * learn of them is cached until the server says that one of them, or a schema,
  * has changed (inval.c).
@@ -50,7 +50,6 @@ static bool stats_found = false;	/* and it is the extension's table now */
 static uint64 invalidations = 0;
 
 PG_FUNCTION_INFO_V1(prompt_stats_tables);
-PG_FUNCTION_INFO_V1(prompt_stats_remember);
 
 /* ---- finding the tables ---- */
 
@@ -60,36 +59,75 @@ table_exists(Oid table)
 	return OidIsValid(table) && SearchSysCacheExists1(RELOID, ObjectIdGetDatum(table));
 }
 
-/* The row of prompt_stats_config, if there is one; columns (events, stats) */
-static void
-read_config(Oid config, PstTables *tables)
+/* What prompt_stats_setup() has chosen; see prompt_stats_internal.config */
+typedef struct Choice
+{
+	Oid			events;
+	Oid			stats;
+	NameData	events_name;
+	NameData	stats_name;
+} Choice;
+
+/* False where nothing has been chosen yet; columns (events, stats, events_name, stats_name) */
+static bool
+read_config(Oid config, Choice *choice)
 {
 	Relation	rel = table_open(config, AccessShareLock);
 	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, NULL, 0, NULL);
 	HeapTuple	row = systable_getnext(scan);
+	bool		found = HeapTupleIsValid(row);
 
-	if (HeapTupleIsValid(row))
+	if (found)
 	{
+		TupleDesc	desc = RelationGetDescr(rel);
 		bool		isnull;
 
-		tables->events = DatumGetObjectId(heap_getattr(row, 1, RelationGetDescr(rel), &isnull));
-		tables->stats = DatumGetObjectId(heap_getattr(row, 2, RelationGetDescr(rel), &isnull));
+		choice->events = DatumGetObjectId(heap_getattr(row, 1, desc, &isnull));
+		choice->stats = DatumGetObjectId(heap_getattr(row, 2, desc, &isnull));
+		choice->events_name = *DatumGetName(heap_getattr(row, 3, desc, &isnull));
+		choice->stats_name = *DatumGetName(heap_getattr(row, 4, desc, &isnull));
 	}
 	systable_endscan(scan);
 	table_close(rel, AccessShareLock);
+	return found;
+}
+
+/* A table of that name that may be ours unasked */
+static Oid
+find_unasked(const char *name, Oid schema)
+{
+	Oid			table = get_relname_relid(name, schema);
+
+	return OidIsValid(table) && get_rel_relkind(table) == RELKIND_RELATION && !pst_is_strangers(table) ?
+		table : InvalidOid;
+}
+
+/*
+ * The chosen table, wherever it was moved.  Where it was renamed and another stands in its
+ * place, as tools that rewrite a table do it, it is the other.  Where it is gone it may have
+ * come back under its usual name.
+ */
+static Oid
+find_table(Oid chosen, const char *name, const char *usual, Oid home)
+{
+	Oid			other = InvalidOid;
+
+	if (!table_exists(chosen))
+		return get_rel_relkind(get_relname_relid(usual, home)) == RELKIND_RELATION ?
+			find_unasked(usual, home) : get_relname_relid(usual, home);
+	if (strcmp(get_rel_name(chosen), name) != 0)
+		other = find_unasked(name, get_rel_namespace(chosen));
+	return OidIsValid(other) ? other : chosen;
 }
 
 static void
 find_tables(Oid config, PstTables *tables)
 {
-	if (OidIsValid(config))
-		read_config(config, tables);
+	Choice		choice = {0};
 
-	/* A configured table that is gone may have come back under its usual name */
-	if (!table_exists(tables->events))
-		tables->events = get_relname_relid("prompt_events", tables->schema);
-	if (!table_exists(tables->stats))
-		tables->stats = get_relname_relid("prompt_stats", tables->schema);
+	(void) read_config(config, &choice);
+	tables->events = find_table(choice.events, NameStr(choice.events_name), "prompt_events", tables->schema);
+	tables->stats = find_table(choice.stats, NameStr(choice.stats_name), "prompt_stats", tables->schema);
 }
 
 static void
@@ -507,14 +545,14 @@ keep_events(PstTables *fresh)
 
 /* Who only counts needs nothing of the events: it is a third of a session's first call */
 static void
-load_tables(Oid schema, bool with_events)
+load_tables(bool with_events)
 {
 	PstTables	fresh;
 	uint64		seen = invalidations;
 
 	memset(&fresh, 0, sizeof(fresh));
-	fresh.schema = schema;
-	cached_config = get_relname_relid("prompt_stats_config", schema);
+	fresh.schema = pst_extension_schema();
+	cached_config = pst_own_table("config");
 	find_tables(cached_config, &fresh);
 	if (OidIsValid(fresh.stats))
 		read_stats(&fresh);
@@ -557,7 +595,7 @@ static const PstTables *
 get_tables(Oid function)
 {
 	if (!cached_valid)
-		load_tables(get_func_namespace(function), true);
+		load_tables(true);
 	return &cached;
 }
 
@@ -566,8 +604,18 @@ static const PstTables *
 get_stats(Oid function)
 {
 	if (!stats_found)
-		load_tables(get_func_namespace(function), false);
+		load_tables(false);
 	return &cached;
+}
+
+/* A table that anybody may have made is not counted in unasked */
+static void
+check_no_stranger(const char *name, Oid schema)
+{
+	Oid			table = get_relname_relid(name, schema);
+
+	if (OidIsValid(table))
+		pst_stranger_error(table);
 }
 
 static void
@@ -578,6 +626,7 @@ missing_table(const char *name, Oid schema)
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("table \"%s\" does not exist", name)));
 
+	check_no_stranger(name, schema);
 	ereport(ERROR,
 			(errcode(ERRCODE_UNDEFINED_TABLE),
 			 errmsg("table \"%s\" does not exist", name),
@@ -711,49 +760,4 @@ prompt_stats_tables(PG_FUNCTION_ARGS)
 	for (int i = 0; i < 3; i++)
 		nulls[i] = !OidIsValid(DatumGetObjectId(values[i]));
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls)));
-}
-
-/* Where there are no tables yet, not everybody may choose them */
-static void
-check_may_remember(const PstTables *tables)
-{
-	pst_check_owner(tables);
-	if ((!OidIsValid(tables->stats) || !OidIsValid(tables->events)) &&
-		!pst_may_create_in(tables->schema, GetUserId()))
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("permission denied to choose the tables of extension prompt_stats"),
-				 errhint("Grant the right to create in its schema, with GRANT CREATE ON SCHEMA %s.",
-						 quote_identifier(get_namespace_name(tables->schema)))));
-}
-
-/*
- * prompt_stats_remember(events regclass, stats regclass): from now on count in
- * these; NULLs forget it, and the usual names hold again.
- */
-Datum
-prompt_stats_remember(PG_FUNCTION_ARGS)
-{
-	PstTables	tables = {.schema = get_func_namespace(fcinfo->flinfo->fn_oid)};
-	Oid			config = pst_own_table(&tables, "prompt_stats_config");
-	const char *name = pst_qualified_name(config);
-	Oid			types[] = {REGCLASSOID, REGCLASSOID};
-	Datum		values[2];
-
-	check_may_remember(get_tables(fcinfo->flinfo->fn_oid));
-	SPI_connect();
-	(void) pst_run_on_own(config, psprintf("DELETE FROM %s", name), 0, NULL, NULL);
-	if (!PG_ARGISNULL(0) && !PG_ARGISNULL(1))
-	{
-		values[0] = ObjectIdGetDatum(tables.events = PG_GETARG_OID(0));
-		values[1] = ObjectIdGetDatum(tables.stats = PG_GETARG_OID(1));
-		tables.events_owner = pst_owner_of(tables.events);
-		tables.stats_owner = pst_owner_of(tables.stats);
-		pst_check_owner(&tables);
-		(void) pst_run_on_own(config, psprintf("INSERT INTO %s (events, stats) VALUES ($1, $2)", name),
-							  2, types, values);
-	}
-	SPI_finish();
-	CacheInvalidateRelcacheByRelid(config);
-	PG_RETURN_VOID();
 }

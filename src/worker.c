@@ -151,7 +151,7 @@ pst_run_transaction(void (*step) (void), bool durable, PstFailure *failure)
 		HOLD_INTERRUPTS();
 		keep_error(failure);
 		AbortCurrentTransaction();
-		SetSessionAuthorization(me, true);
+		pst_end_as_owner(me);
 		RESUME_INTERRUPTS();
 		ok = false;
 	}
@@ -168,20 +168,16 @@ pst_run_transaction(void (*step) (void), bool durable, PstFailure *failure)
 void
 pst_fold_as_owner(const PstTables *tables, void (*fold) (const PstTables *))
 {
-	PstOwnerScope scope;
+	PstScope	scope = pst_scope_of(tables->stats_owner, tables->stats_path);
 	Oid			me = GetUserId();
-	Oid			owner = tables->stats_owner;
 
-	SetSessionAuthorization(owner, superuser_arg(owner));
-	pst_enter_owner(&scope, owner, tables->runs_code ? tables->stats_path : NULL, tables->stats);
+	scope.writes = tables->stats;
+	pst_begin_as_owner(&scope);
 	PushActiveSnapshot(GetTransactionSnapshot());
 	fold(tables);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
-
-	/* The commit has left the GUC level, but not the user */
-	SetUserIdAndSecContext(owner, 0);
-	SetSessionAuthorization(me, true);
+	pst_end_as_owner(me);
 }
 
 /* ---- the loop ---- */
