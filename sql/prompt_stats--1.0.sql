@@ -360,6 +360,9 @@ GRANT SELECT ON @extschema@.prompt_stats_live, @extschema@.prompt_stats_migratio
 	@extschema@.prompt_stats_status TO PUBLIC;
 GRANT EXECUTE ON FUNCTION prompt_stats_internal.live_rows(), prompt_stats_internal.status_row() TO PUBLIC;
 
+/* Whoever makes a trigger needs it, as a dump of prompt_events does; it counts only for that table */
+GRANT EXECUTE ON FUNCTION prompt_stats_internal.reroute() TO PUBLIC;
+
 -- ---------------------------------------------------------------------------
 -- The tables: created, or adopted.  Not in a restore, which brings its own: there
 -- row_security is off (pg_backup_archiver.c), or pg_restore has given its name.

@@ -5,6 +5,7 @@
 #include "prompt_stats.h"
 
 #include "access/htup_details.h"
+#include "catalog/pg_authid.h"
 #include "catalog/pg_database.h"
 #include "catalog/pg_namespace.h"
 #include "miscadmin.h"
@@ -35,17 +36,6 @@ pst_qualified_name(Oid table)
 }
 
 static Oid
-owner_of_schema(Oid schema)
-{
-	HeapTuple	tuple = SearchSysCache1(NAMESPACEOID, ObjectIdGetDatum(schema));
-	Oid			owner = HeapTupleIsValid(tuple) ? ((Form_pg_namespace) GETSTRUCT(tuple))->nspowner : InvalidOid;
-
-	if (HeapTupleIsValid(tuple))
-		ReleaseSysCache(tuple);
-	return owner;
-}
-
-static Oid
 owner_of_database(void)
 {
 	HeapTuple	tuple = SearchSysCache1(DATABASEOID, ObjectIdGetDatum(MyDatabaseId));
@@ -56,6 +46,20 @@ owner_of_database(void)
 	owner = ((Form_pg_database) GETSTRUCT(tuple))->datdba;
 	ReleaseSysCache(tuple);
 	return owner;
+}
+
+/* Of schema public it is pg_database_owner, and who that is */
+Oid
+pst_owner_of_schema(Oid schema)
+{
+	HeapTuple	tuple = SearchSysCache1(NAMESPACEOID, ObjectIdGetDatum(schema));
+	Oid			owner;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for schema %u", schema);
+	owner = ((Form_pg_namespace) GETSTRUCT(tuple))->nspowner;
+	ReleaseSysCache(tuple);
+	return owner == ROLE_PG_DATABASE_OWNER ? owner_of_database() : owner;
 }
 
 /*
@@ -70,7 +74,7 @@ pst_is_strangers(Oid table)
 	Oid			prompts = get_relname_relid("prompts", schema);
 	Oid			owner = pst_owner_of(table);
 
-	return !superuser_arg(owner) && owner != owner_of_database() && owner != owner_of_schema(schema) &&
+	return !superuser_arg(owner) && owner != owner_of_database() && owner != pst_owner_of_schema(schema) &&
 		!(OidIsValid(prompts) && owner == pst_owner_of(prompts));
 }
 

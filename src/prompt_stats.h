@@ -57,6 +57,9 @@ typedef struct PstDeltas
 /* A name as SQL text wants it: schema and table, quoted */
 #define PST_QUALIFIED_LEN	(2 * (2 * NAMEDATALEN + 2) + 2)
 
+/* The comment that setup gives the column of a table that it creates; tables.c knows it by that */
+#define PST_UPDATED_AT_COMMENT "time of the last count, set by extension prompt_stats"
+
 /* For statements that run no code of an application */
 #define PST_SAFE_PATH "pg_catalog, pg_temp"
 
@@ -188,6 +191,7 @@ extern void pst_start_flusher(struct PstDatabase *db);
 
 /* tables.c */
 extern void PstTablesInit(void);
+extern void pst_find_chosen(Oid *events, Oid *stats);
 extern const PstTables *pst_need_tables(Oid function);
 extern const PstTables *pst_lock_stats(Oid function);
 extern const PstTables *pst_share_stats(Oid function);
@@ -254,6 +258,7 @@ extern const char *pst_own_name(const char *name);
 extern void pst_check_owner(const PstTables *tables);
 extern Oid	pst_owner_of(Oid table);
 extern const char *pst_qualified_name(Oid table);
+extern Oid	pst_owner_of_schema(Oid schema);
 extern bool pst_is_strangers(Oid table);
 extern void pst_stranger_error(Oid table);
 
@@ -275,6 +280,9 @@ extern uint64 pst_fold(const PstTables *tables, PstDeltas *deltas);
 extern void pst_find_direct(Relation rel, PstTables *tables);
 extern uint64 pst_update_directly(const PstTables *tables, PstDeltas *deltas, TransactionId *writer);
 extern uint64 pst_update_directly_in_order(const PstTables *tables, PstDeltas *deltas);
+
+/* checks.c */
+extern bool pst_guard_events(const PstTables *tables);
 
 /* tally.c */
 typedef struct PstTally PstTally;

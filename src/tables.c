@@ -35,9 +35,6 @@
 #include "utils/rel.h"
 #include "utils/syscache.h"
 
-/* The comment that setup gives the column of a table that it creates */
-#define UPDATED_AT_COMMENT "time of the last count, set by extension prompt_stats"
-
 static const char *const counter_columns[PST_NCOUNTERS] = {
 	"view_count", "copy_count", "fork_count"
 };
@@ -128,6 +125,17 @@ find_tables(Oid config, PstTables *tables)
 	(void) read_config(config, &choice);
 	tables->events = find_table(choice.events, NameStr(choice.events_name), "prompt_events", tables->schema);
 	tables->stats = find_table(choice.stats, NameStr(choice.stats_name), "prompt_stats", tables->schema);
+}
+
+/* Without a look at their shape, which may be one that can't be used; InvalidOid: none */
+void
+pst_find_chosen(Oid *events, Oid *stats)
+{
+	PstTables	tables = {.schema = pst_extension_schema()};
+
+	find_tables(pst_own_table("config"), &tables);
+	*events = tables.events;
+	*stats = tables.stats;
 }
 
 static void
@@ -425,7 +433,7 @@ is_ours(Relation rel, Form_pg_attribute updated_at)
 	if (updated_at == NULL)
 		return false;
 	comment = GetComment(RelationGetRelid(rel), RelationRelationId, updated_at->attnum);
-	return comment != NULL && strcmp(comment, UPDATED_AT_COMMENT) == 0;
+	return comment != NULL && strcmp(comment, PST_UPDATED_AT_COMMENT) == 0;
 }
 
 static void
