@@ -39,6 +39,10 @@ present() # DIRECTORY SUFFIX
 diff <(listed REGRESS) <(present test/sql sql) || complain "REGRESS is not what test/sql holds"
 diff <(listed ISOLATION) <(present test/specs spec) || complain "ISOLATION is not what test/specs holds"
 
+# One file runs statements and changes the user that they run as
+! grep -nE '\b(SPI_(exec|prepare|keepplan|cursor_open|commit|rollback)\w*|SetUserIdAndSecContext|SetSessionAuthorization|NewGUCNestLevel)\b *\(' \
+	src/*.c | grep -v '^src/run\.c:' || complain "statements run in src/run.c"
+
 ! grep -l PG_VERSION_NUM src/* | grep -v '^src/compat\.h$' || complain "PG_VERSION_NUM belongs in src/compat.h"
 
 # The control file holds the version; META.json repeats it

@@ -19,7 +19,8 @@ for what in pkglibdir sharedir pkgincludedir; do
 	mkdir -p "$stage$dir"
 	cp -rs "$dir"/. "$stage$dir"
 done
-find "$stage" -name 'prompt_stats*' -delete
+# An installed copy of ours is not what we test; it may be a directory of bitcode
+find "$stage" -depth -name 'prompt_stats*' -exec rm -rf {} +
 
 # Its headers count as the system's, so that only our own code can raise warnings;
 # a function that SQL calls need not use its parameter

@@ -121,7 +121,7 @@ count(FunctionCallInfo fcinfo, PstCounter counter)
 {
 	Oid			function = fcinfo->flinfo->fn_oid;
 	Datum		id = need_argument(fcinfo, 0, "the id");
-	int64		n = need_n(fcinfo);
+	int64		n = PG_NARGS() > 1 ? need_n(fcinfo) : 1;
 	bool		is_array;
 	PstIdKind	kind = pst_argument_kind(function, 0, &is_array);
 

@@ -99,22 +99,37 @@ find_unasked(const char *name, Oid schema)
 		table : InvalidOid;
 }
 
+/* Also what is no table, for the error that says so */
+static Oid
+find_usual(const char *name, Oid schema)
+{
+	Oid			table = get_relname_relid(name, schema);
+
+	return OidIsValid(table) && get_rel_relkind(table) == RELKIND_RELATION ? find_unasked(name, schema) : table;
+}
+
 /*
  * The chosen table, wherever it was moved.  Where it was renamed and another stands in its
- * place, as tools that rewrite a table do it, it is the other.  Where it is gone it may have
- * come back under its usual name.
+ * place, as tools that rewrite a table do it, it is the other.  Without another, one that was
+ * chosen under a name of its own is followed; one of the usual name is gone, and may come back
+ * under that name.
  */
 static Oid
 find_table(Oid chosen, const char *name, const char *usual, Oid home)
 {
-	Oid			other = InvalidOid;
+	if (table_exists(chosen))
+	{
+		Oid			other;
 
-	if (!table_exists(chosen))
-		return get_rel_relkind(get_relname_relid(usual, home)) == RELKIND_RELATION ?
-			find_unasked(usual, home) : get_relname_relid(usual, home);
-	if (strcmp(get_rel_name(chosen), name) != 0)
+		if (strcmp(get_rel_name(chosen), name) == 0)
+			return chosen;
 		other = find_unasked(name, get_rel_namespace(chosen));
-	return OidIsValid(other) ? other : chosen;
+		if (OidIsValid(other))
+			return other;
+		if (strcmp(name, usual) != 0)
+			return chosen;
+	}
+	return find_usual(usual, home);
 }
 
 static void

@@ -153,7 +153,6 @@ FROM (VALUES
 	(format('get_prompt_stats(%L)', :'p1')),
 	('count(*) FROM prompt_stats_live'),
 	('prompt_stats_migrate_batch()'),
-	('prompt_stats_migrate_report()'),
 	('prompt_stats_recount_forks()')) v(call);
 CALL prompt_stats_migrate();
 CALL prompt_stats_migrate(dry_run => true);
@@ -173,7 +172,6 @@ FROM (VALUES
 	('prompt_stats_enable_compat()'),
 	('prompt_stats_teardown()'),
 	('prompt_stats_migrate_batch()'),
-	('prompt_stats_migrate_report()'),
 	('prompt_stats_migrate_finish()'),
 	('prompt_stats_recount_forks()')) v(call);
 CALL prompt_stats_migrate();

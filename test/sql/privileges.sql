@@ -52,7 +52,7 @@ RESET ROLE;
 TABLE site.prompt_stats ORDER BY 1;
 -- not without
 REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA ext FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION ext.try, ext.increment_prompt_views(bigint, bigint) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION ext.try, ext.increment_prompt_views(bigint) TO PUBLIC;
 SET ROLE regress_caller;
 SELECT ext.try('SELECT ext.increment_prompt_views(1)');
 SELECT ext.try('SELECT ext.increment_prompt_copies(1)');
@@ -275,17 +275,10 @@ GRANT ALL ON SCHEMA site, ext TO regress_stranger;
 SET ROLE regress_stranger;
 SELECT call, ext.try(call) FROM (VALUES
 	('SELECT ext.prompt_stats_setup(''site.prompt_events'', ''site.prompt_stats'')'),
-	('SELECT ext.prompt_stats_remember(NULL, NULL)'),
-	('SELECT ext.prompt_stats_remember(''site.prompt_events'', ''site.prompt_stats'')'),
 	('SELECT ext.prompt_stats_enable_compat()'),
 	('SELECT ext.prompt_stats_teardown()'),
 	('SELECT ext.prompt_stats_migrate_batch()'),
-	('SELECT ext.prompt_stats_migrate_step(10, ''add'', ''keep'')'),
-	('SELECT ext.prompt_stats_migrate_begin(1, ''add'', ''keep'')'),
 	('SELECT ext.prompt_stats_migrate_finish()'),
-	('SELECT * FROM ext.prompt_stats_migrate_report()'),
-	('SELECT * FROM ext.prompt_stats_missing_prompts()'),
-	('SELECT ext.prompt_stats_end_run()'),
 	('SELECT ext.prompt_stats_recount_forks()'),
 	('SELECT ext.prompt_stats_recount_forks(true)'),
 	('SELECT * FROM ext.prompt_stats_verify()'),
@@ -295,17 +288,22 @@ CALL ext.prompt_stats_migrate();
 -- nor can he have them count into a table of his own
 CREATE TABLE site.mine (prompt_id bigint PRIMARY KEY, view_count bigint, copy_count bigint, fork_count bigint);
 SELECT ext.try('SELECT ext.prompt_stats_setup(''site.prompt_events'', ''site.mine'')');
-SELECT ext.try('SELECT ext.prompt_stats_remember(''site.prompt_events'', ''site.mine'')');
 DROP TABLE site.mine;
--- nor look into the extension's own tables
-SELECT ext.try('TABLE ext.prompt_stats_config');
-SELECT ext.try('TABLE ext.prompt_stats_migration');
-SELECT ext.try('TABLE ext.prompt_stats_baseline');
+-- nor write into the extension's own tables, which everybody may read who dumps
+SELECT ext.try('DELETE FROM prompt_stats_internal.config');
+SELECT ext.try('INSERT INTO prompt_stats_internal.config VALUES (''site.prompt_events'', ''site.mine'', ''a'', ''b'')');
+SELECT ext.try('UPDATE prompt_stats_internal.migration SET mode = ''keep''');
+SELECT ext.try('TABLE prompt_stats_internal.config');
+SELECT ext.try('TABLE prompt_stats_internal.migration');
 SELECT ext.try('TABLE ext.prompt_stats_migration_progress');
+SELECT ext.try('CREATE TABLE prompt_stats_internal.mine ()');
+-- its functions are for views and for a trigger
+SELECT p.oid::regprocedure, has_function_privilege(p.oid, 'EXECUTE') AS may_execute
+FROM pg_proc p WHERE pronamespace = 'prompt_stats_internal'::regnamespace ORDER BY p.proname;
 RESET ROLE;
 SELECT events, stats FROM ext.prompt_stats_tables();
 -- not one function of it is SECURITY DEFINER
-SELECT count(*) AS definers FROM pg_proc WHERE pronamespace = 'ext'::regnamespace AND prosecdef AND proname <> 'definer';
+SELECT count(*) AS definers FROM pg_proc WHERE pronamespace = 'ext'::regnamespace AND prosecdef AND proname <> 'definer' OR pronamespace = 'prompt_stats_internal'::regnamespace AND prosecdef;
 -- the owner may, also as a member of the role
 GRANT regress_owner TO regress_reader;
 INSERT INTO site.prompt_events (prompt_id, user_id, event_type) VALUES (5, 'a', 'fork');
@@ -395,7 +393,8 @@ SET prompt_stats.skip_setup = on;
 CREATE EXTENSION prompt_stats SCHEMA ext;
 RESET prompt_stats.skip_setup;
 SELECT relname, has_table_privilege('regress_caller', oid, 'INSERT, UPDATE, DELETE, TRUNCATE, TRIGGER, REFERENCES') AS may_write
-FROM pg_class WHERE relnamespace = 'ext'::regnamespace AND relkind = 'r' ORDER BY 1;
+FROM pg_class WHERE relnamespace IN ('ext'::regnamespace, 'prompt_stats_internal'::regnamespace) AND relkind IN ('r', 'v') ORDER BY 1;
+SELECT p.oid::regprocedure AS may_execute FROM pg_proc p WHERE pronamespace = 'prompt_stats_internal'::regnamespace AND has_function_privilege('regress_caller', oid, 'EXECUTE') ORDER BY 1;
 ALTER DEFAULT PRIVILEGES REVOKE ALL ON TABLES FROM regress_caller;
 ALTER DEFAULT PRIVILEGES REVOKE ALL ON FUNCTIONS FROM regress_caller;
 

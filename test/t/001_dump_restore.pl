@@ -64,8 +64,8 @@ my $expect_legacy = q(
 	CREATE VIEW views AS SELECT prompt_id, view_count AS n FROM prompt_stats WHERE view_count <> 0;
 	CREATE TABLE expected AS
 	SELECT prompt_id, sum(n) AS n FROM (
-		SELECT prompt_id, count(*) AS n FROM prompt_events WHERE event_type = 'view' GROUP BY 1
-		UNION ALL SELECT prompt_id, n FROM views WHERE 'MODE' = 'add') e
+		SELECT prompt_id, count(*) AS n FROM prompt_events WHERE event_type = 'view' AND 'MODE' = 'add' GROUP BY 1
+		UNION ALL SELECT prompt_id, n FROM views) e
 	GROUP BY 1;
 );
 
@@ -141,8 +141,8 @@ my %databases = (
 		type => 'bigint',
 		sql => $bigint_ids . $legacy . $expect_legacy . q(
 			CREATE EXTENSION prompt_stats;
-			CALL prompt_stats_migrate(mode => 'discard');),
-		expect => 'discard'
+			CALL prompt_stats_migrate(mode => 'keep');),
+		expect => 'keep'
 	},
 	other_names => {
 		type => 'bigint',
@@ -163,14 +163,14 @@ my %databases = (
 		mode => 'add',
 		sql => $uuid_ids . $legacy . $expect_legacy . 'CREATE EXTENSION prompt_stats;' . $begin_to_migrate
 	},
-	half_migrated_discard => {
+	half_migrated_keep => {
 		type => 'bigint',
-		mode => 'discard',
+		mode => 'keep',
 		sql => $bigint_ids . $legacy . $expect_legacy . 'CREATE EXTENSION prompt_stats;' . $begin_to_migrate
 	},
 	half_migrated_other_names => {
 		type => 'uuid',
-		mode => 'discard',
+		mode => 'keep',
 		stats => 'counters',
 		events => 'log',
 		setup => q(SELECT prompt_stats_setup('log', 'counters');),

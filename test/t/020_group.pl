@@ -40,7 +40,7 @@ sql(q(
 	RESET ROLE;
 	CREATE EXTENSION prompt_stats;
 	INSERT INTO prompt_stats (prompt_id) SELECT generate_series(1, 1000);
-	GRANT EXECUTE ON FUNCTION increment_prompt_views(bigint, bigint) TO anon;
+	GRANT EXECUTE ON FUNCTION increment_prompt_views(bigint) TO anon;
 ));
 
 sub views { return sql("SELECT coalesce(sum(view_count), 0) FROM prompt_stats WHERE prompt_id = $_[0]") }

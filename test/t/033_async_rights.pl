@@ -211,7 +211,7 @@ $node->reload;
 ok($node->poll_query_until('postgres', "SELECT current_setting('prompt_stats.durability') = 'group'"), 'group for everybody');
 sql(q(
 	REVOKE ALL ON ALL FUNCTIONS IN SCHEMA public FROM PUBLIC;
-	GRANT EXECUTE ON FUNCTION increment_prompt_views(bigint, bigint) TO anon, careful;
+	GRANT EXECUTE ON FUNCTION increment_prompt_views(bigint) TO anon, careful;
 	ALTER ROLE anon SET prompt_stats.durability = 'async';
 	ALTER ROLE careful SET prompt_stats.durability = 'transaction';
 	GRANT SELECT ON prompt_stats TO careful;
