@@ -70,7 +70,15 @@ OBJS = \
 	src/functions.o \
 	src/events.o \
 	src/read.o \
+	src/attempt.o \
+	src/merge.o \
+	src/missing.o \
+	src/progress.o \
 	src/migrate.o \
+	src/migrate_run.o \
+	src/recount.o \
+	src/report.o \
+	src/checks.o \
 	src/setup.o \
 	src/reroute.o \
 	src/verify.o \

@@ -156,6 +156,13 @@ pst_insert_index_entries(ResultRelInfo *info, TupleTableSlot *slot, EState *esta
 #endif
 }
 
+/* In SQL, of a row c of pg_constraint: since 18 a check may be there and not be enforced */
+#if PG_VERSION_NUM >= 180000
+#define PST_CHECK_IS_ENFORCED "c.conenforced"
+#else
+#define PST_CHECK_IS_ENFORCED "true"
+#endif
+
 #if PG_VERSION_NUM >= 180000
 #define PST_MODULE_MAGIC \
 	PG_MODULE_MAGIC_EXT(.name = "prompt_stats", .version = PROMPT_STATS_VERSION)

@@ -1,60 +1,41 @@
 /*
  * migrate.c
- *		Moving legacy view and copy rows out of prompt_events, batch by batch.
+ *		One batch: legacy view and copy rows move out of prompt_events.
  *
  * A batch takes the next rows in physical order, deletes them, and folds their
  * sums, in one transaction: a row is either there or counted, whenever the
  * server dies, whoever calls, however often.  Where the last batch ended is kept
- * in prompt_stats_migration, in the same transaction.  That position only saves
- * time: when nothing is left behind it, the table is looked through once more
- * from its start, so a table that was rewritten or restored meanwhile is moved
- * completely all the same.
+ * (progress.c) in the same transaction.  That position only saves time: when
+ * nothing is left behind it, the table is looked through once more from its start,
+ * so a table that was rewritten or restored meanwhile is moved completely all the
+ * same.
  *
  * Rows are deleted, and prompt_stats is written, as the owner of each table, for
- * triggers run (owner.c).  The extension's own tables, and the tables that
- * prompt_stats references, belong to others; their owners are acted as for one
- * statement each.
+ * triggers run (run.c).  The table of prompts may belong to a third, who is asked for
+ * himself (missing.c).
  *
- * Batches exclude each other by a lock on prompt_stats_migration, taken first.
- * Rows of prompt_stats are locked last, by the fold, just before the commit.
+ * Batches exclude each other by a lock, taken first.  Rows of prompt_stats are locked
+ * last, by the fold, just before the commit.
  */
-#include "prompt_stats.h"
+#include "migrate.h"
 
 #include "access/table.h"
-#include "access/xact.h"
 #include "catalog/pg_type.h"
-#include "funcapi.h"
-#include "miscadmin.h"
 #include "nodes/params.h"
 #include "storage/bufmgr.h"
-#include "storage/itemptr.h"
-#include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
+#include "utils/rel.h"
 
 PG_FUNCTION_INFO_V1(prompt_stats_migrate_batch);
-PG_FUNCTION_INFO_V1(prompt_stats_recount_forks);
-PG_FUNCTION_INFO_V1(prompt_stats_missing_prompts);
-PG_FUNCTION_INFO_V1(prompt_stats_check_arguments);
-PG_FUNCTION_INFO_V1(prompt_stats_end_run);
-PG_FUNCTION_INFO_V1(prompt_stats_check_top_level);
-PG_FUNCTION_INFO_V1(prompt_stats_migrate);
-PG_FUNCTION_INFO_V1(prompt_stats_migrate_finish);
-
-/* Rows that move; unmovable => 'delete' takes all that the check refuses */
-#define IS_MOVABLE "e.event_type IN ('view', 'copy') AND e.prompt_id IS NOT NULL"
-#define IS_REFUSED "(e.event_type IS NULL OR e.event_type NOT IN ('fork', 'compare_add'))"
 
 typedef struct Migration
 {
-	const PstTables *tables;
-	Oid			state;			/* table migration */
-	bool		keep;			/* the counters hold these rows already */
-	bool		delete_unmovable;
-	bool		running;		/* the state is of this run, not of an earlier
-								 * one */
-	ItemPointerData position;	/* the last row that was looked at */
+	PstTables	tables;			/* a copy: the owner's code may have them
+								 * loaded anew */
+	PstBatch	batch;
+	PstRun		run;
 } Migration;
 
 /* The next rows to look at: those after the position, up to "last" */
@@ -65,34 +46,50 @@ typedef struct Range
 	ArrayType  *missing;		/* their prompts that don't exist; NULL: none */
 } Range;
 
-/* ---- reading ---- */
+/* ---- the tables ---- */
 
-static Datum
-get_field(uint64 row, int column, bool *isnull)
+int64
+pst_count_blocks(Oid table)
 {
-	return SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, column, isnull);
+	Relation	rel = table_open(table, AccessShareLock);
+	int64		blocks = RelationGetNumberOfBlocks(rel);
+
+	table_close(rel, AccessShareLock);
+	return blocks;
 }
 
-static int64
-get_number(uint64 row, int column)
+/*
+ * Both tables, locked, for their owner; in a copy that no code of others changes.  Again,
+ * where others were chosen while we waited.
+ */
+static void
+take_both(Oid function, PstTables *tables, const PstTables *(*lock_stats) (Oid), const PstTables *(*lock_events) (Oid))
 {
-	bool		isnull;
-	Datum		value = get_field(row, column, &isnull);
+	Oid			locked;
 
-	return isnull ? 0 : DatumGetInt64(value);
+	do
+	{
+		locked = lock_stats(function)->stats;
+		*tables = *lock_events(function);
+	} while (tables->stats != locked);
+	pst_check_owner(tables);
 }
 
-/* The first column of what was found */
-static ArrayType *
-get_ids(PstIdKind kind)
+/* To write */
+void
+pst_lock_both(Oid function, PstTables *tables)
 {
-	Datum	   *ids = palloc(Max(SPI_processed, 1) * sizeof(Datum));
-	bool		isnull;
-
-	for (uint64 row = 0; row < SPI_processed; row++)
-		ids[row] = get_field(row, 1, &isnull);
-	return pst_id_array(ids, SPI_processed, kind);
+	take_both(function, tables, pst_lock_stats, pst_lock_events);
 }
+
+/* To read */
+void
+pst_share_both(Oid function, PstTables *tables)
+{
+	take_both(function, tables, pst_share_stats, pst_share_events);
+}
+
+/* ---- statements on prompt_events ---- */
 
 /*
  * In the scope of the owner of prompt_events: a planner that walks the table in physical
@@ -116,10 +113,7 @@ plan_for_ranges(void)
 static PstScope
 events_scope(const PstTables *tables)
 {
-	PstScope	scope = pst_scope_of(tables->events_owner, tables->events_path);
-
-	scope.writes = tables->events;
-	return scope;
+	return pst_scope_of(tables->events_owner, tables->events_path);
 }
 
 typedef struct EventsQuery
@@ -139,7 +133,7 @@ run_events_query(void *arg)
 	(void) pst_run(query->sql, query->nargs, query->types, query->values);
 }
 
-/* One statement on prompt_events */
+/* A SELECT from prompt_events */
 static void
 run_on_events(const PstTables *tables, const char *sql, int nargs, Oid *types, Datum *values)
 {
@@ -149,147 +143,30 @@ run_on_events(const PstTables *tables, const char *sql, int nargs, Oid *types, D
 	pst_as_owner(&scope, run_events_query, &query);
 }
 
-/* ---- prompts that do not exist ---- */
-
-/*
- * Those of the ids that have no row in prompt_stats, and could get none for want
- * of the prompt that it references.  Asked as the server asks for a foreign key:
- * as the owner of the referenced table, whose policies don't apply even if they
- * are forced (ri_triggers.c: ri_PerformCheck).
- */
-static ArrayType *
-missing_prompts(const PstTables *tables, ArrayType *ids)
-{
-	Oid			type = get_array_type(pst_id_type(tables->id_kind));
-	Datum		value = PointerGetDatum(ids);
-	PstScope	stats = pst_scope_of(tables->stats_owner, tables->stats_path);
-	PstScope	prompts;
-
-	if (!OidIsValid(tables->prompts))
-		return construct_empty_array(pst_id_type(tables->id_kind));
-
-	(void) pst_run_in(&stats,
-					  psprintf("SELECT k FROM pg_catalog.unnest($1) AS k WHERE k IS NOT NULL AND NOT EXISTS"
-							   " (SELECT FROM ONLY %s AS s WHERE s.prompt_id OPERATOR(pg_catalog.=) k)",
-							   tables->stats_name),
-					  1, &type, &value);
-	value = PointerGetDatum(get_ids(tables->id_kind));
-
-	prompts = pst_scope_of(pst_owner_of(tables->prompts), pst_path_of(tables->prompts));
-	prompts.more_context = SECURITY_NOFORCE_RLS;
-	(void) pst_run_in(&prompts,
-					  psprintf("SELECT k FROM pg_catalog.unnest($1) AS k WHERE NOT EXISTS"
-							   " (SELECT FROM %s AS p WHERE p.%s OPERATOR(pg_catalog.=) k)",
-							   pst_qualified_name(tables->prompts),
-							   quote_identifier(get_attname(tables->prompts, tables->prompts_key, false))),
-					  1, &type, &value);
-	return get_ids(tables->id_kind);
-}
-
-/* Can prompt_events hold ids that prompt_stats would refuse? */
-static bool
-may_miss_prompts(const PstTables *tables)
-{
-	return OidIsValid(tables->prompts) && tables->event_prompts != tables->prompts;
-}
-
-/* ---- the state of the run ---- */
-
-static int64
-calculate_blocks(Oid table)
-{
-	Relation	rel = table_open(table, NoLock);
-	int64		blocks = RelationGetNumberOfBlocks(rel);
-
-	table_close(rel, NoLock);
-	return blocks;
-}
-
-static const char *
-mode_name(bool keep)
-{
-	return keep ? "keep" : "add";
-}
-
-static void
-read_state(Migration *migration)
-{
-	char	   *sql = psprintf("SELECT position, mode FROM %s WHERE finished_at IS NULL",
-							   pst_qualified_name(migration->state));
-	const char *mode;
-	bool		isnull;
-
-	ItemPointerSet(&migration->position, 0, 0);
-	migration->running = pst_run_as_extension(sql, 0, NULL, NULL) > 0;
-	if (!migration->running)
-		return;
-
-	migration->position = *(ItemPointer) DatumGetPointer(get_field(0, 1, &isnull));
-	mode = TextDatumGetCString(get_field(0, 2, &isnull));
-	if (strcmp(mode, mode_name(migration->keep)) != 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("a migration with mode => '%s' is under way", mode),
-				 errhint("Finish it first, with CALL prompt_stats_migrate(mode => '%s');", mode)));
-}
-
-static void
-begin_run(Migration *migration)
-{
-	const char *state = pst_qualified_name(migration->state);
-	int64		blocks = calculate_blocks(migration->tables->events);
-	Oid			types[] = {TEXTOID, INT8OID};
-	Datum		values[] = {CStringGetTextDatum(mode_name(migration->keep)), Int64GetDatum(blocks)};
-
-	(void) pst_run_as_extension(psprintf("DELETE FROM %s", state), 0, NULL, NULL);
-	(void) pst_run_as_extension(psprintf("INSERT INTO %s (mode, blocks_total) VALUES ($1, $2)", state),
-								lengthof(types), types, values);
-	migration->running = true;
-}
-
-static void
-save_state(Migration *migration, int64 rows, const PstDeltas *deltas)
-{
-	Oid			types[] = {TIDOID, INT8OID, INT8OID, INT8OID, INT8OID};
-	int64		views = 0;
-	int64		copies = 0;
-	Datum		values[5];
-
-	for (int i = 0; i < deltas->len; i++)
-	{
-		views += deltas->items[i].n[PST_VIEWS];
-		copies += deltas->items[i].n[PST_COPIES];
-	}
-	values[0] = PointerGetDatum(&migration->position);
-	values[1] = Int64GetDatum(rows);
-	values[2] = Int64GetDatum(views);
-	values[3] = Int64GetDatum(copies);
-	values[4] = Int64GetDatum(ItemPointerGetBlockNumberNoCheck(&migration->position));
-	(void) pst_run_as_extension(psprintf("UPDATE %s SET position = $1, rows_moved = rows_moved + $2,"
-										 " views_moved = views_moved + $3, copies_moved = copies_moved + $4,"
-										 " blocks_done = $5, updated_at = clock_timestamp()",
-										 pst_qualified_name(migration->state)),
-								lengthof(types), types, values);
-}
-
 /* ---- one batch ---- */
 
-/* The limit-th row after the position; false where there is none */
-static bool
-find_last(Migration *migration, int32 limit, Range *range)
+/* What leaves the table */
+static const char *
+condition_of(const Migration *migration)
 {
-	const PstTables *tables = migration->tables;
-	Oid			types[] = {TIDOID, INT4OID};
-	Datum		values[] = {PointerGetDatum(&migration->position), Int32GetDatum(limit)};
+	return migration->batch.delete_unmovable ? PST_IS_REFUSED : PST_IS_MOVABLE;
+}
+
+/* The last of the next rows after the position, up to the limit; false where there is none */
+static bool
+find_last(Migration *migration, Range *range)
+{
+	const PstTables *tables = &migration->tables;
+	Oid			types[] = {TIDOID, INT8OID};
+	Datum		values[] = {PointerGetDatum(&migration->run.position), Int64GetDatum(migration->batch.limit)};
 	bool		isnull;
 	Datum		last;
 
 	run_on_events(tables, psprintf("SELECT pg_catalog.max(x.ctid) FROM (SELECT e.ctid FROM ONLY %s AS e"
 								   " WHERE e.ctid OPERATOR(pg_catalog.>) $1 AND %s LIMIT $2) AS x",
-								   tables->events_name,
-								   migration->delete_unmovable ? IS_REFUSED : IS_MOVABLE),
+								   tables->events_name, condition_of(migration)),
 				  lengthof(types), types, values);
-	last = get_field(0, 1, &isnull);
+	last = pst_get_field(0, 1, &isnull);
 	if (!isnull)
 		range->last = *(ItemPointer) DatumGetPointer(last);
 	return !isnull;
@@ -298,17 +175,17 @@ find_last(Migration *migration, int32 limit, Range *range)
 static ArrayType *
 find_missing(Migration *migration, const Range *range)
 {
-	const PstTables *tables = migration->tables;
+	const PstTables *tables = &migration->tables;
 	Oid			types[] = {TIDOID, TIDOID};
-	Datum		values[] = {PointerGetDatum(&migration->position), PointerGetDatum(&range->last)};
+	Datum		values[] = {PointerGetDatum(&migration->run.position), PointerGetDatum(&range->last)};
 	ArrayType  *missing;
 
-	run_on_events(tables, psprintf("SELECT DISTINCT e.prompt_id::pg_catalog.%s FROM ONLY %s AS e"
+	run_on_events(tables, psprintf("SELECT DISTINCT %s FROM ONLY %s AS e"
 								   " WHERE e.ctid OPERATOR(pg_catalog.>) $1 AND e.ctid OPERATOR(pg_catalog.<=) $2"
-								   " AND " IS_MOVABLE,
-								   pst_type_name(tables->id_kind), tables->events_name),
+								   " AND " PST_IS_MOVABLE,
+								   pst_id_sql("e.prompt_id", tables->id_kind), tables->events_name),
 				  lengthof(types), types, values);
-	missing = missing_prompts(tables, get_ids(tables->id_kind));
+	missing = pst_missing_prompts(tables, pst_get_ids(tables->id_kind));
 	return ARR_NDIM(missing) > 0 ? missing : NULL;
 }
 
@@ -317,16 +194,16 @@ find_missing(Migration *migration, const Range *range)
  * prompt exists, the DELETE itself sees how far it comes, and reads the rows once.
  */
 static bool
-find_range(Migration *migration, int32 limit, Range *range)
+find_range(Migration *migration, Range *range)
 {
-	range->is_open = !may_miss_prompts(migration->tables);
+	range->is_open = !pst_may_miss_prompts(&migration->tables);
 	range->missing = NULL;
 	if (range->is_open)
 	{
 		ItemPointerSet(&range->last, MaxBlockNumber, MaxOffsetNumber);
 		return true;
 	}
-	if (!find_last(migration, limit, range))
+	if (!find_last(migration, range))
 		return false;
 	range->missing = find_missing(migration, range);
 	return true;
@@ -357,40 +234,47 @@ run_deletion(void *arg)
 	pst_run_extended(deletion->sql, deletion->options.params->numParams, deletion->types, &deletion->options);
 }
 
+static char *
+deletion_sql(const Migration *migration, bool spares)
+{
+	const PstTables *tables = &migration->tables;
+	char	   *id = pst_id_sql("e.prompt_id", tables->id_kind);
+
+	return psprintf("DELETE FROM ONLY %s AS e"
+					" WHERE e.ctid OPERATOR(pg_catalog.>) $1 AND e.ctid OPERATOR(pg_catalog.<=) $2"
+					" AND %s%s RETURNING %s, " PST_EVENT_TYPE ", e.ctid",
+					tables->events_name, condition_of(migration),
+					spares ? psprintf(" AND %s OPERATOR(pg_catalog.<>) ALL ($3)", id) : "", id);
+}
+
 /*
  * Deletes rows of the range, up to the limit; returns how many, their sums, and in
  * an open range the last of them.  They are summed up as they are deleted: rows that
  * somebody else deletes meanwhile, or that a trigger keeps, don't count.
  */
 static int64
-delete_range(Migration *migration, Range *range, int32 limit, PstDeltas *deltas)
+delete_range(Migration *migration, Range *range, PstDeltas *deltas)
 {
-	const PstTables *tables = migration->tables;
-	bool		spares = range->missing != NULL && !migration->delete_unmovable;
+	const PstTables *tables = &migration->tables;
+	bool		spares = range->missing != NULL && !migration->batch.delete_unmovable;
 	Oid			types[] = {TIDOID, TIDOID, get_array_type(pst_id_type(tables->id_kind))};
 	PstTally   *tally = pst_create_tally(tables);
 	PstScope	scope = events_scope(tables);
 	Deletion	deletion = {
+		.sql = deletion_sql(migration, spares),
 		.types = types,
 		.options = {
 			.params = makeParamList(lengthof(types)),
-			.tcount = limit,
+			.tcount = migration->batch.limit,
 			.dest = pst_tally_receiver(tally)
 		}
 	};
 	int64		rows;
 
-	set_param(deletion.options.params, 0, types[0], PointerGetDatum(&migration->position), false);
+	set_param(deletion.options.params, 0, types[0], PointerGetDatum(&migration->run.position), false);
 	set_param(deletion.options.params, 1, types[1], PointerGetDatum(&range->last), false);
 	set_param(deletion.options.params, 2, types[2], PointerGetDatum(range->missing), !spares);
-	deletion.sql = psprintf("DELETE FROM ONLY %s AS e"
-							" WHERE e.ctid OPERATOR(pg_catalog.>) $1 AND e.ctid OPERATOR(pg_catalog.<=) $2"
-							" AND %s%s"
-							" RETURNING e.prompt_id::pg_catalog.%s, e.event_type::pg_catalog.text, e.ctid",
-							tables->events_name,
-							migration->delete_unmovable ? IS_REFUSED : IS_MOVABLE,
-							spares ? " AND e.prompt_id OPERATOR(pg_catalog.<>) ALL ($3)" : "",
-							pst_type_name(tables->id_kind));
+	scope.writes = tables->events;
 	pst_as_owner(&scope, run_deletion, &deletion);
 
 	rows = pst_finish_tally(tally, deltas, range->is_open ? &range->last : NULL);
@@ -401,19 +285,20 @@ delete_range(Migration *migration, Range *range, int32 limit, PstDeltas *deltas)
 
 /* Moves rows of one range; returns how many left prompt_events */
 static int64
-move_range(Migration *migration, Range *range, int32 limit)
+move_range(Migration *migration, Range *range)
 {
+	bool		keep = migration->batch.keep;
 	PstDeltas	deltas;
-	int64		rows = delete_range(migration, range, limit, &deltas);
+	int64		rows = delete_range(migration, range, &deltas);
 
-	migration->position = range->last;
+	migration->run.position = range->last;
 	if (rows == 0)
 		return 0;
-	if (!migration->running)
-		begin_run(migration);
-	save_state(migration, rows, &deltas);
-	if (!migration->keep)
-		(void) pst_fold(migration->tables, &deltas);
+	if (!migration->run.is_running)
+		pst_begin_run(&migration->run, &migration->tables, keep);
+	pst_save_run(&migration->run, rows, &deltas);
+	if (!keep)
+		(void) pst_fold(&migration->tables, &deltas);
 	return rows;
 }
 
@@ -422,17 +307,18 @@ move_range(Migration *migration, Range *range, int32 limit)
  * was not the start.  A range may hold nothing that can be moved.
  */
 static int64
-move_next(Migration *migration, int32 limit)
+move_next(Migration *migration)
 {
-	bool		from_start = ItemPointerGetBlockNumberNoCheck(&migration->position) == 0 &&
-	ItemPointerGetOffsetNumberNoCheck(&migration->position) == 0;
+	ItemPointer position = &migration->run.position;
+	bool		from_start = ItemPointerGetBlockNumberNoCheck(position) == 0 &&
+	ItemPointerGetOffsetNumberNoCheck(position) == 0;
 	Range		range;
 
 	for (;;)
 	{
-		while (find_range(migration, limit, &range))
+		while (find_range(migration, &range))
 		{
-			int64		rows = move_range(migration, &range, limit);
+			int64		rows = move_range(migration, &range);
 
 			if (rows > 0)
 				return rows;
@@ -442,222 +328,36 @@ move_next(Migration *migration, int32 limit)
 		if (from_start)
 			return 0;
 		from_start = true;
-		ItemPointerSet(&migration->position, 0, 0);
+		ItemPointerSet(position, 0, 0);
 	}
 }
 
-/* ---- guards and entry points ---- */
-
-static void
-check_can_migrate(Oid function)
-{
-	pst_check_may_write(function);
-	if (XactIsoLevel != XACT_READ_COMMITTED)
-		ereport(ERROR,
-				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
-				 errmsg("%s() must run at isolation level READ COMMITTED", get_func_name(function)),
-				 errdetail("A batch must see the rows that exist now."),
-				 errhint("Begin the transaction with BEGIN ISOLATION LEVEL READ COMMITTED;")));
-}
-
-/* prompt_stats_check_top_level(): COMMIT must be possible */
-Datum
-prompt_stats_check_top_level(PG_FUNCTION_ARGS)
-{
-	if (IsTransactionBlock())
-		ereport(ERROR,
-				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
-				 errmsg("prompt_stats_migrate() cannot run inside a transaction block"),
-				 errdetail("It commits after each batch."),
-				 errhint("Call it outside; or call prompt_stats_migrate_batch() until it returns 0, then prompt_stats_recount_forks() and prompt_stats_migrate_finish().")));
-	PG_RETURN_VOID();
-}
-
-static bool
-choose(FunctionCallInfo fcinfo, int argno, const char *name, const char *first,
-	   const char *second)
-{
-	const char *value = PG_ARGISNULL(argno) ? "" : text_to_cstring(PG_GETARG_TEXT_PP(argno));
-
-	if (strcmp(value, first) == 0)
-		return false;
-	if (strcmp(value, second) == 0)
-		return true;
-	ereport(ERROR,
-			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-			 errmsg("invalid value for argument %s: \"%s\"", name, value),
-			 errhint("Valid values are '%s' and '%s'.", first, second)));
-}
-
-static int32
-need_batch_size(FunctionCallInfo fcinfo, int argno)
-{
-	if (PG_ARGISNULL(argno) || PG_GETARG_INT32(argno) < 1)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("a batch must have at least one row"),
-				 errhint("Pass a number of rows, such as 500000.")));
-	return PG_GETARG_INT32(argno);
-}
-
-static const PstTables *
-lock_both(Oid function)
-{
-	const PstTables *tables;
-
-	(void) pst_lock_stats(function);
-	tables = pst_lock_events(function);
-	pst_check_owner(tables);
-	return tables;
-}
-
-/* prompt_stats_check_arguments(n integer, mode text, unmovable text) */
-Datum
-prompt_stats_check_arguments(PG_FUNCTION_ARGS)
-{
-	(void) need_batch_size(fcinfo, 0);
-	(void) choose(fcinfo, 1, "mode", "add", "keep");
-	(void) choose(fcinfo, 2, "unmovable", "keep", "delete");
-	PG_RETURN_VOID();
-}
-
 /*
- * prompt_stats_migrate_batch(n integer, mode text, unmovable text) returns the
- * number of rows that left prompt_events: 0 when none is left that can be moved.
+ * Returns the number of rows that left prompt_events: 0 when none is left that can be
+ * moved.
  */
+int64
+pst_migrate_batch(Oid function, const PstBatch *batch)
+{
+	Migration	migration = {.batch = *batch};
+	int64		rows;
+
+	pst_check_can_migrate(function);
+	pst_lock_both(function, &migration.tables);
+	pst_lock_run();
+	SPI_connect();
+	pst_read_run(&migration.run, batch->keep);
+	rows = move_next(&migration);
+	SPI_finish();
+	return rows;
+}
+
+/* prompt_stats_migrate_batch(n integer, mode text, unmovable text) */
 Datum
 prompt_stats_migrate_batch(PG_FUNCTION_ARGS)
 {
-	Oid			function = fcinfo->flinfo->fn_oid;
-	int32		limit = need_batch_size(fcinfo, 0);
-	Migration	migration = {0};
-	int64		rows;
+	PstBatch	batch;
 
-	migration.keep = choose(fcinfo, 1, "mode", "add", "keep");
-	migration.delete_unmovable = choose(fcinfo, 2, "unmovable", "keep", "delete");
-	check_can_migrate(function);
-	migration.tables = lock_both(function);
-	migration.state = pst_own_table("migration");
-	LockRelationOid(migration.state, ShareUpdateExclusiveLock);
-
-	SPI_connect();
-	read_state(&migration);
-	rows = move_next(&migration, limit);
-	SPI_finish();
-	PG_RETURN_INT64(rows);
-}
-
-/* Sets the state of a run to finished */
-Datum
-prompt_stats_end_run(PG_FUNCTION_ARGS)
-{
-	(void) lock_both(fcinfo->flinfo->fn_oid);
-	SPI_connect();
-	(void) pst_run_as_extension(psprintf("UPDATE %s SET finished_at = clock_timestamp()"
-										 " WHERE finished_at IS NULL", pst_own_name("migration")),
-								0, NULL, NULL);
-	SPI_finish();
-	PG_RETURN_VOID();
-}
-
-/* How far fork_count is from the number of fork events, per prompt */
-static void
-read_fork_differences(const PstTables *tables, bool lower, PstDeltas *deltas)
-{
-	const char *type = pst_id_name(tables->id_kind);
-	bool		isnull;
-
-	(void) pst_run_on_table(tables->events,
-					  psprintf("SELECT x.prompt_id, x.n FROM"
-							   " (SELECT COALESCE(e.prompt_id, s.prompt_id::%s) AS prompt_id,"
-							   " COALESCE(e.n, 0) - COALESCE(s.fork_count, 0) AS n"
-							   " FROM (SELECT prompt_id::%s, count(*) AS n FROM ONLY %s"
-							   " WHERE event_type = 'fork' AND prompt_id IS NOT NULL GROUP BY 1) AS e"
-							   " FULL JOIN ONLY %s AS s ON s.prompt_id::%s = e.prompt_id) AS x"
-							   " WHERE x.n %s 0",
-							   type, type, tables->events_name, tables->stats_name, type,
-							   lower ? "<>" : ">"),
-					  0, NULL, NULL);
-	pst_init_deltas(deltas, tables, SPI_processed);
-	for (uint64 row = 0; row < SPI_processed; row++)
-		(void) pst_add_delta(deltas, get_field(row, 1, &isnull), PST_FORKS, get_number(row, 2));
-	pst_merge_deltas(deltas);
-}
-
-/*
- * prompt_stats_recount_forks(lower boolean, n integer) corrects fork_count of at
- * most n prompts, and returns of how many it did.  The differences are of one snapshot
- * and are added: forks that are tracked meanwhile are in the events and in the
- * counter, and change nothing.
- */
-Datum
-prompt_stats_recount_forks(PG_FUNCTION_ARGS)
-{
-	Oid			function = fcinfo->flinfo->fn_oid;
-	bool		lower = !PG_ARGISNULL(0) && PG_GETARG_BOOL(0);
-	int32		limit = PG_ARGISNULL(1) ? PG_INT32_MAX : need_batch_size(fcinfo, 1);
-	const PstTables *tables;
-	PstDeltas	deltas;
-	int64		written;
-
-	check_can_migrate(function);
-	tables = lock_both(function);
-	LockRelationOid(pst_own_table("migration"), ShareUpdateExclusiveLock);
-
-	SPI_connect();
-	read_fork_differences(tables, lower, &deltas);
-	pst_remove_deltas(&deltas, missing_prompts(tables, get_ids(deltas.kind)));
-	deltas.len = Min(deltas.len, limit);
-	written = pst_fold(tables, &deltas);
-	SPI_finish();
-	PG_RETURN_INT64(written);
-}
-
-/*
- * prompt_stats_missing_prompts(kinds text[]) returns, as text, the prompts of events
- * of these kinds that can't be counted because they don't exist.
- */
-Datum
-prompt_stats_missing_prompts(PG_FUNCTION_ARGS)
-{
-	const PstTables *tables = lock_both(fcinfo->flinfo->fn_oid);
-	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	Datum	   *ids;
-	bool	   *nulls;
-	int			len;
-	Oid			type = TEXTARRAYOID;
-	Datum		event_kinds = PG_GETARG_DATUM(0);
-
-	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
-	if (!may_miss_prompts(tables))
-		return (Datum) 0;
-
-	SPI_connect();
-	(void) pst_run_on_table(tables->events,
-					  psprintf("SELECT DISTINCT e.prompt_id::%s FROM ONLY %s AS e"
-							   " WHERE e.event_type = ANY ($1) AND e.prompt_id IS NOT NULL",
-							   pst_id_name(tables->id_kind), tables->events_name),
-					  1, &type, &event_kinds);
-	pst_deconstruct_ids(missing_prompts(tables, get_ids(tables->id_kind)),
-						tables->id_kind, &ids, &nulls, &len);
-	for (int i = 0; i < len; i++)
-	{
-		Datum		id = CStringGetTextDatum(pst_print_id(ids[i], tables->id_kind));
-
-		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, &id, &nulls[i]);
-	}
-	SPI_finish();
-	return (Datum) 0;
-}
-
-Datum
-prompt_stats_migrate(PG_FUNCTION_ARGS)
-{
-	elog(ERROR, "not built yet");
-}
-
-Datum
-prompt_stats_migrate_finish(PG_FUNCTION_ARGS)
-{
-	elog(ERROR, "not built yet");
+	pst_need_batch(fcinfo, &batch);
+	PG_RETURN_INT64(pst_migrate_batch(fcinfo->flinfo->fn_oid, &batch));
 }

@@ -199,6 +199,7 @@ extern const PstTables *pst_find_stats(Oid function);
 extern const PstTables *pst_recall_stats(Oid stats);
 extern const PstTables *pst_lock_stats_again(Oid schema, Oid stats, bool wait);
 extern const PstTables *pst_lock_events(Oid function);
+extern const PstTables *pst_share_events(Oid function);
 
 /* ids.c */
 extern bool pst_id_kind_of(Oid type, PstIdKind *kind);
@@ -282,6 +283,7 @@ extern uint64 pst_update_directly(const PstTables *tables, PstDeltas *deltas, Tr
 extern uint64 pst_update_directly_in_order(const PstTables *tables, PstDeltas *deltas);
 
 /* checks.c */
+extern bool pst_is_clean(const PstTables *tables);
 extern bool pst_guard_events(const PstTables *tables);
 
 /* tally.c */

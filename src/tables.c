@@ -748,8 +748,8 @@ pst_lock_stats_again(Oid schema, Oid stats, bool wait)
 }
 
 /* The events, there and locked, in the same way */
-const PstTables *
-pst_lock_events(Oid function)
+static const PstTables *
+lock_events(Oid function, LOCKMODE mode)
 {
 	uint64		seen;
 
@@ -758,9 +758,22 @@ pst_lock_events(Oid function)
 		seen = invalidations;
 		if (!OidIsValid(get_tables(function)->events))
 			missing_table("prompt_events", cached.schema);
-		LockRelationOid(cached.events, RowExclusiveLock);
+		LockRelationOid(cached.events, mode);
 	} while (seen != invalidations && !cached_valid);
 	return &cached;
+}
+
+const PstTables *
+pst_lock_events(Oid function)
+{
+	return lock_events(function, RowExclusiveLock);
+}
+
+/* To read */
+const PstTables *
+pst_share_events(Oid function)
+{
+	return lock_events(function, AccessShareLock);
 }
 
 /*

@@ -2,12 +2,254 @@
  * verify.c
  *		prompt_stats_verify(): whether the tables are as they should be, check by check.
  */
-#include "prompt_stats.h"
+#include "migrate.h"
+
+#include "catalog/pg_class.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "storage/lmgr.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/rls.h"
 
 PG_FUNCTION_INFO_V1(prompt_stats_verify);
 
+/* A row of the answer; takes what psprintf() has made */
+static void
+put_row(ReturnSetInfo *rsinfo, const char *name, bool ok, char *detail)
+{
+	Datum		values[] = {CStringGetTextDatum(name), BoolGetDatum(ok), CStringGetTextDatum(detail)};
+	bool		nulls[] = {false, false, false};
+
+	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+	pfree(detail);
+}
+
+/* ---- can the tables be used? ---- */
+
+typedef struct Look
+{
+	Oid			function;
+	PstTables	tables;
+} Look;
+
+static void
+look_at_tables(void *arg)
+{
+	Look	   *look = arg;
+
+	look->tables = *pst_need_tables(look->function);
+}
+
+/* What is told, rather than raised */
+static bool
+is_unusable(int sqlerrcode)
+{
+	switch (sqlerrcode)
+	{
+		case ERRCODE_UNDEFINED_COLUMN:
+		case ERRCODE_WRONG_OBJECT_TYPE:
+		case ERRCODE_DATATYPE_MISMATCH:
+		case ERRCODE_INVALID_COLUMN_REFERENCE:
+		case ERRCODE_GENERATED_ALWAYS:
+		case ERRCODE_INSUFFICIENT_PRIVILEGE:	/* a stranger's: owner.c */
+			return true;
+		default:
+			return false;
+	}
+}
+
+static bool
+put_tables(ReturnSetInfo *rsinfo, Oid function)
+{
+	Look		look = {.function = function};
+	ErrorData  *error;
+	char	   *detail;
+
+	/* The extension's own, without which nothing can be told */
+	(void) pst_own_table("config");
+
+	error = pst_attempt(look_at_tables, &look);
+	if (error == NULL)
+		detail = psprintf("events in %s, counters in %s", look.tables.events_name, look.tables.stats_name);
+	else if (error->sqlerrcode == ERRCODE_UNDEFINED_TABLE)
+		detail = psprintf("a table is missing: SELECT %s.prompt_stats_setup();",
+						  quote_identifier(get_namespace_name(pst_extension_schema())));
+	else if (is_unusable(error->sqlerrcode))
+		detail = pstrdup(error->message);
+	else
+		ReThrowError(error);
+	put_row(rsinfo, "tables", error == NULL, detail);
+	return error == NULL;
+}
+
+/* ---- the checks ---- */
+
+/* A statement that finds a number, as the owner of the table */
+static int64
+count(Oid table, const char *sql)
+{
+	int64		number;
+
+	(void) pst_run_on_table(table, sql, 0, NULL, NULL);
+	number = pst_get_number(0, 1);
+	SPI_freetuptable(SPI_tuptable);
+	return number;
+}
+
+static int64
+count_rows(const PstTables *tables, const char *condition)
+{
+	return count(tables->stats, psprintf("SELECT pg_catalog.count(*) FROM ONLY %s AS s WHERE %s",
+										 tables->stats_name, condition));
+}
+
+static void
+put_event_kinds(ReturnSetInfo *rsinfo, const PstTables *tables)
+{
+	int64		n = count(tables->events,
+						  psprintf("SELECT pg_catalog.count(*) FROM ONLY %s AS e WHERE " PST_IS_REFUSED,
+								   tables->events_name));
+
+	put_row(rsinfo, "event kinds", n == 0, psprintf(INT64_FORMAT " rows are neither fork nor compare_add", n));
+}
+
+static void
+put_check(ReturnSetInfo *rsinfo, const PstTables *tables)
+{
+	PstCheck   *check = pst_find_check(tables);
+
+	if (check == NULL)
+		put_row(rsinfo, "check constraint", false,
+				psprintf("no check keeps table %s to fork and compare_add", tables->events_name));
+	else
+		put_row(rsinfo, "check constraint", check->is_valid,
+				psprintf("check %s is %s", quote_identifier(check->name), check->is_valid ? "valid" : "not valid yet"));
+}
+
+static void
+put_duplicates(ReturnSetInfo *rsinfo, const PstTables *tables)
+{
+	int64		n = count(tables->stats,
+						  psprintf("SELECT pg_catalog.count(*) FROM (SELECT FROM ONLY %s AS s GROUP BY s.prompt_id"
+								   " HAVING pg_catalog.count(*) OPERATOR(pg_catalog.>) 1::pg_catalog.int8) AS d",
+								   tables->stats_name));
+
+	put_row(rsinfo, "one row per prompt", n == 0, psprintf(INT64_FORMAT " prompts have several rows", n));
+}
+
+static void
+put_negative(ReturnSetInfo *rsinfo, const PstTables *tables)
+{
+	int64		n = count_rows(tables, "LEAST(s.view_count::pg_catalog.int8, s.copy_count::pg_catalog.int8,"
+							   " s.fork_count::pg_catalog.int8) OPERATOR(pg_catalog.<) 0::pg_catalog.int8");
+
+	put_row(rsinfo, "no negative counter", n == 0, psprintf(INT64_FORMAT " rows have a negative counter", n));
+}
+
+static void
+put_forks(ReturnSetInfo *rsinfo, const PstTables *tables)
+{
+	int64		n = pst_count_low_forks(tables);
+
+	put_row(rsinfo, "fork counts", n == 0,
+			psprintf(INT64_FORMAT " prompts have more fork events than fork_count says", n));
+}
+
+/* ---- what is told, and is no failure: both are as good as zero ---- */
+
+static void
+put_nulls(ReturnSetInfo *rsinfo, const PstTables *tables)
+{
+	int64		n = count_rows(tables, "s.view_count IS NULL OR s.copy_count IS NULL OR s.fork_count IS NULL");
+
+	put_row(rsinfo, "null counters", true,
+			psprintf(INT64_FORMAT " rows have a counter that is null, and counts from 0", n));
+}
+
+/* Of the key of the prompts, in our words */
+static bool
+has_our_kind(const PstTables *tables)
+{
+	PstIdKind	kind;
+
+	return pst_id_kind_of(get_atttype(tables->prompts, tables->prompts_key), &kind) && kind == tables->id_kind;
+}
+
+/*
+ * Prompts are read as their owner, forced policies or not, because nobody else runs a
+ * statement that names his table; so only for those who may read all of them themselves.
+ */
+static char *
+why_not_to_tell(const PstTables *tables)
+{
+	const char *name;
+
+	if (!OidIsValid(tables->prompts))
+		return psprintf("table %s references no table of prompts", tables->stats_name);
+	name = pst_qualified_name(tables->prompts);
+	if (pg_class_aclcheck(tables->prompts, GetUserId(), ACL_SELECT) != ACLCHECK_OK)
+		return psprintf("not told: no right to read table %s", name);
+	if (check_enable_rls(tables->prompts, GetUserId(), true) == RLS_ENABLED)
+		return psprintf("not told: policies of table %s decide which of its rows may be read", name);
+	if (!has_our_kind(tables))
+		return psprintf("not told: the key of table %s is of another type than prompt_id", name);
+	return NULL;
+}
+
+static int64
+count_rowless(const PstTables *tables)
+{
+	char	   *key = psprintf("p.%s", quote_identifier(get_attname(tables->prompts, tables->prompts_key, false)));
+	PstMerge   *merge = pst_begin_merge(tables);
+	PstMerged	merged;
+	int64		n = 0;
+
+	pst_merge_table(merge, tables->prompts, SECURITY_NOFORCE_RLS, PST_PROMPTS,
+					psprintf("SELECT %s, 1::pg_catalog.int8 %s", pst_id_sql(key, tables->id_kind), pst_prompts_sql(tables)));
+	pst_merge_counters(merge);
+	pst_sort_merged(merge);
+	while (pst_next_merged(merge, &merged))
+		if (!merged.no_id && merged.n[PST_ROWS] == 0)
+			n += merged.n[PST_PROMPTS];
+	pst_end_merge(merge);
+	return n;
+}
+
+static void
+put_missing_rows(ReturnSetInfo *rsinfo, const PstTables *tables)
+{
+	char	   *reason;
+
+	if (OidIsValid(tables->prompts))
+		LockRelationOid(tables->prompts, AccessShareLock);
+	reason = why_not_to_tell(tables);
+	put_row(rsinfo, "missing rows", true, reason != NULL ? reason :
+			psprintf(INT64_FORMAT " prompts have no row yet, and count from 0", count_rowless(tables)));
+}
+
+/* prompt_stats_verify() returns rows (check_name text, ok boolean, detail text) */
 Datum
 prompt_stats_verify(PG_FUNCTION_ARGS)
 {
-	elog(ERROR, "not built yet");
+	Oid			function = fcinfo->flinfo->fn_oid;
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	PstTables	tables;
+
+	InitMaterializedSRF(fcinfo, 0);
+	if (!put_tables(rsinfo, function))
+		return (Datum) 0;
+	pst_share_both(function, &tables);
+
+	SPI_connect();
+	put_event_kinds(rsinfo, &tables);
+	put_check(rsinfo, &tables);
+	put_duplicates(rsinfo, &tables);
+	put_negative(rsinfo, &tables);
+	put_forks(rsinfo, &tables);
+	put_nulls(rsinfo, &tables);
+	put_missing_rows(rsinfo, &tables);
+	SPI_finish();
+	return (Datum) 0;
 }

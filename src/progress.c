@@ -1,0 +1,112 @@
+/*
+ * progress.c
+ *		The one row of prompt_stats_internal.migration: where the last run stands.
+ *
+ * It is the extension's own table, and it holds what view prompt_stats_migration_progress
+ * shows to other sessions.
+ */
+#include "migrate.h"
+
+#include "catalog/pg_type.h"
+#include "storage/lmgr.h"
+#include "utils/builtins.h"
+
+/* Batches exclude each other; taken before any row is locked */
+void
+pst_lock_run(void)
+{
+	LockRelationOid(pst_own_table("migration"), ShareUpdateExclusiveLock);
+}
+
+static const char *
+mode_name(bool keep)
+{
+	return keep ? "keep" : "add";
+}
+
+static uint64
+find_run(void)
+{
+	return pst_run_as_extension(psprintf("SELECT m.position, m.mode FROM %s AS m WHERE m.finished_at IS NULL",
+										 pst_own_name("migration")), 0, NULL, NULL);
+}
+
+bool
+pst_is_running(void)
+{
+	return find_run() > 0;
+}
+
+/* A run goes on as it began */
+void
+pst_read_run(PstRun *run, bool keep)
+{
+	const char *mode;
+	bool		isnull;
+
+	ItemPointerSet(&run->position, 0, 0);
+	run->is_running = find_run() > 0;
+	if (!run->is_running)
+		return;
+
+	run->position = *(ItemPointer) DatumGetPointer(pst_get_field(0, 1, &isnull));
+	mode = TextDatumGetCString(pst_get_field(0, 2, &isnull));
+	if (strcmp(mode, mode_name(keep)) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("a migration with mode => '%s' is under way", mode),
+				 errhint("Finish it first, with CALL prompt_stats_migrate(mode => '%s');", mode)));
+}
+
+void
+pst_begin_run(PstRun *run, const PstTables *tables, bool keep)
+{
+	const char *name = pst_own_name("migration");
+	Oid			types[] = {TEXTOID, INT8OID};
+	Datum		values[] = {
+		CStringGetTextDatum(mode_name(keep)),
+		Int64GetDatum(pst_count_blocks(tables->events))
+	};
+
+	(void) pst_run_as_extension(psprintf("DELETE FROM %s", name), 0, NULL, NULL);
+	(void) pst_run_as_extension(psprintf("INSERT INTO %s (mode, blocks_total) VALUES ($1, $2)", name),
+								lengthof(types), types, values);
+	run->is_running = true;
+}
+
+/* What a batch has done */
+void
+pst_save_run(const PstRun *run, int64 rows, const PstDeltas *deltas)
+{
+	Oid			types[] = {TIDOID, INT8OID, INT8OID, INT8OID, INT8OID};
+	ItemPointerData position = run->position;
+	int64		views = 0;
+	int64		copies = 0;
+	Datum		values[5];
+
+	for (int i = 0; i < deltas->len; i++)
+	{
+		views += deltas->items[i].n[PST_VIEWS];
+		copies += deltas->items[i].n[PST_COPIES];
+	}
+	values[0] = PointerGetDatum(&position);
+	values[1] = Int64GetDatum(rows);
+	values[2] = Int64GetDatum(views);
+	values[3] = Int64GetDatum(copies);
+	values[4] = Int64GetDatum(ItemPointerGetBlockNumberNoCheck(&position));
+	(void) pst_run_as_extension(psprintf("UPDATE %s AS m SET position = $1,"
+										 " rows_moved = m.rows_moved OPERATOR(pg_catalog.+) $2,"
+										 " views_moved = m.views_moved OPERATOR(pg_catalog.+) $3,"
+										 " copies_moved = m.copies_moved OPERATOR(pg_catalog.+) $4,"
+										 " blocks_done = $5, updated_at = pg_catalog.clock_timestamp()",
+										 pst_own_name("migration")),
+								lengthof(types), types, values);
+}
+
+void
+pst_end_run(void)
+{
+	(void) pst_run_as_extension(psprintf("UPDATE %s AS m SET finished_at = pg_catalog.clock_timestamp()"
+										 " WHERE m.finished_at IS NULL", pst_own_name("migration")),
+								0, NULL, NULL);
+}
