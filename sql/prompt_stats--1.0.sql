@@ -64,8 +64,7 @@ BEGIN
 	IF drops IS NOT NULL THEN
 		RAISE EXCEPTION USING
 			ERRCODE = 'duplicate_object',
-			MESSAGE = pg_catalog.format('objects of the names of extension prompt_stats exist already in schema "%s"',
-										pg_catalog.current_schema()),
+			MESSAGE = 'objects that extension prompt_stats would create exist already',
 			DETAIL = 'They are not the extension''s own, which would replace them.',
 			HINT = pg_catalog.concat(E'Drop them, then create the extension again:\n'::pg_catalog.text, drops);
 	END IF;
@@ -243,16 +242,16 @@ CREATE FUNCTION @extschema@.prompt_stats_tables(OUT events regclass, OUT stats r
 	LANGUAGE C STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'prompt_stats_tables';
 
 CREATE FUNCTION @extschema@.prompt_stats_setup(events regclass DEFAULT NULL, stats regclass DEFAULT NULL) RETURNS void
-	LANGUAGE C SET lock_timeout = '3s' AS 'MODULE_PATHNAME', 'prompt_stats_setup';
+	LANGUAGE C SET search_path = pg_catalog, pg_temp SET lock_timeout = '3s' AS 'MODULE_PATHNAME', 'prompt_stats_setup';
 
 CREATE FUNCTION prompt_stats_internal.reroute() RETURNS trigger
 	LANGUAGE C AS 'MODULE_PATHNAME', 'prompt_stats_reroute';
 
 CREATE FUNCTION @extschema@.prompt_stats_enable_compat() RETURNS void
-	LANGUAGE C SET lock_timeout = '3s' AS 'MODULE_PATHNAME', 'prompt_stats_enable_compat';
+	LANGUAGE C SET search_path = pg_catalog, pg_temp SET lock_timeout = '3s' AS 'MODULE_PATHNAME', 'prompt_stats_enable_compat';
 
 CREATE FUNCTION @extschema@.prompt_stats_teardown() RETURNS void
-	LANGUAGE C SET lock_timeout = '3s' AS 'MODULE_PATHNAME', 'prompt_stats_teardown';
+	LANGUAGE C SET search_path = pg_catalog, pg_temp SET lock_timeout = '3s' AS 'MODULE_PATHNAME', 'prompt_stats_teardown';
 
 /* Commits as it goes, so it can have no SET clause */
 CREATE PROCEDURE @extschema@.prompt_stats_migrate(batch_size integer DEFAULT 500000, mode text DEFAULT 'add',
@@ -264,13 +263,13 @@ CREATE FUNCTION @extschema@.prompt_stats_migrate_batch(n integer DEFAULT 500000,
 	LANGUAGE C AS 'MODULE_PATHNAME', 'prompt_stats_migrate_batch';
 
 CREATE FUNCTION @extschema@.prompt_stats_migrate_finish() RETURNS boolean
-	LANGUAGE C SET lock_timeout = '3s' AS 'MODULE_PATHNAME', 'prompt_stats_migrate_finish';
+	LANGUAGE C SET search_path = pg_catalog, pg_temp SET lock_timeout = '3s' AS 'MODULE_PATHNAME', 'prompt_stats_migrate_finish';
 
 CREATE FUNCTION @extschema@.prompt_stats_recount_forks(lower boolean DEFAULT false, n integer DEFAULT NULL) RETURNS bigint
 	LANGUAGE C AS 'MODULE_PATHNAME', 'prompt_stats_recount_forks';
 
 CREATE FUNCTION @extschema@.prompt_stats_verify() RETURNS TABLE (check_name text, ok boolean, detail text)
-	LANGUAGE C AS 'MODULE_PATHNAME', 'prompt_stats_verify';
+	LANGUAGE C SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'prompt_stats_verify';
 
 DO $$
 DECLARE

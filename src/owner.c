@@ -8,6 +8,7 @@
 #include "catalog/pg_authid.h"
 #include "catalog/pg_database.h"
 #include "catalog/pg_namespace.h"
+#include "commands/extension.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -78,34 +79,49 @@ pst_is_strangers(Oid table)
 		!(OidIsValid(prompts) && owner == pst_owner_of(prompts));
 }
 
+/* As an argument of prompt_stats_setup(); empty where there is no such table */
+static const char *
+setup_argument(const char *argument, const char *name, Oid schema)
+{
+	Oid			table = get_relname_relid(name, schema);
+
+	return OidIsValid(table) ? psprintf("%s => %s", argument, quote_literal_cstr(pst_qualified_name(table))) : "";
+}
+
 void
 pst_stranger_error(Oid table)
 {
+	Oid			schema = get_rel_namespace(table);
+	const char *home = quote_identifier(get_namespace_name(pst_extension_schema()));
+	const char *events = setup_argument("events", "prompt_events", schema);
+	const char *stats = setup_argument("stats", "prompt_stats", schema);
+
 	ereport(ERROR,
 			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 			 errmsg("table %s belongs to role \"%s\", and is not used unasked",
 					pst_qualified_name(table), GetUserNameFromId(pst_owner_of(table), false)),
 			 errdetail("That role owns neither the database, nor the schema, nor table prompts."),
-			 errhint("If it is the application's, pass it by name to %s(events, stats), or give it to another role with ALTER TABLE %s OWNER TO ...;",
-					 quote_qualified_identifier(get_namespace_name(pst_extension_schema()), "prompt_stats_setup"),
-					 pst_qualified_name(table))));
+			 errhint("If it is the application's, name it, with %sSELECT %s.prompt_stats_setup(%s%s%s);",
+					 creating_extension ?
+					 psprintf("SET prompt_stats.skip_setup = on; CREATE EXTENSION prompt_stats SCHEMA %s; ", home) : "",
+					 home, events, *events && *stats ? ", " : "", stats)));
 }
 
 static void
-check_owns(Oid table, Oid owner)
+check_owns(Oid table)
 {
 	if (OidIsValid(table) && !pst_owns_table(table, GetUserId()))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("must be owner of table \"%s\"", get_rel_name(table)),
 				 errhint("Call it as a member of role \"%s\".",
-						 GetUserNameFromId(owner, false))));
+						 GetUserNameFromId(pst_owner_of(table), false))));
 }
 
 /* A REVOKE is not enough: default privileges may give everybody EXECUTE */
 void
 pst_check_owner(const PstTables *tables)
 {
-	check_owns(tables->stats, tables->stats_owner);
-	check_owns(tables->events, tables->events_owner);
+	check_owns(tables->stats);
+	check_owns(tables->events);
 }

@@ -277,12 +277,15 @@ pst_scope_of(Oid owner, const char *path)
  * functions are not ours to run as anybody else.
  */
 static void
+fire_pending(PstScope *scope)
+{
+	if (OidIsValid(scope->writes) && AfterTriggerPendingOnRel(scope->writes))
+		set_constraints(scope->writes, false);
+}
+
+static void
 enter_scope(PstScope *scope)
 {
-	bool		is_pending = OidIsValid(scope->writes) && AfterTriggerPendingOnRel(scope->writes);
-
-	if (is_pending)
-		set_constraints(scope->writes, false);
 	GetUserIdAndSecContext(&scope->userid, &scope->sec_context);
 	scope->guc_level = 0;
 	scope->hidden = NIL;
@@ -291,8 +294,6 @@ enter_scope(PstScope *scope)
 	SetUserIdAndSecContext(scope->owner, scope->sec_context | SECURITY_LOCAL_USERID_CHANGE |
 						   SECURITY_RESTRICTED_OPERATION | scope->more_context);
 	current = scope;
-	if (OidIsValid(scope->writes) && !is_pending)
-		set_constraints(scope->writes, false);
 }
 
 static void
@@ -312,9 +313,12 @@ leave_scope(PstScope *scope)
 void
 pst_as_owner(PstScope *scope, void (*work) (void *arg), void *arg)
 {
+	fire_pending(scope);
 	enter_scope(scope);
 	PG_TRY();
 	{
+		if (OidIsValid(scope->writes))
+			set_constraints(scope->writes, false);
 		work(arg);
 		leave_scope(scope);
 	}
@@ -338,6 +342,8 @@ pst_begin_as_owner(PstScope *scope)
 	scope->is_flusher = true;
 	SetSessionAuthorization(scope->owner, superuser_arg(scope->owner));
 	enter_scope(scope);
+	if (OidIsValid(scope->writes))
+		set_constraints(scope->writes, false);
 }
 
 /* After the commit, which has left the settings, or after an abort, which has left the user, too */

@@ -225,13 +225,13 @@ CREATE FUNCTION adopt_events(columns text, mend boolean DEFAULT false) RETURNS t
 BEGIN
 	DROP TABLE IF EXISTS prompt_events;
 	EXECUTE format('CREATE TABLE prompt_events (%s)', columns);
-	RETURN try('SELECT prompt_stats_setup()', mend) || COALESCE(', ' || NULLIF(try('SELECT track_prompt_fork(id(1), NULL)'), 'ok'), '');
+	RETURN try('SELECT prompt_stats_setup(''prompt_events'', ''prompt_stats'')', mend) || COALESCE(', ' || NULLIF(try('SELECT track_prompt_fork(id(1), NULL)'), 'ok'), '');
 END $$;
 CREATE FUNCTION adopt_stats(columns text, mend boolean DEFAULT false) RETURNS text LANGUAGE plpgsql AS $$
 BEGIN
 	DROP TABLE IF EXISTS prompt_stats;
 	EXECUTE format('CREATE TABLE prompt_stats (%s)', columns);
-	RETURN try('SELECT prompt_stats_setup()', mend) || COALESCE(', ' || NULLIF(try('SELECT increment_prompt_views(ARRAY[id(1), id(2)])'), 'ok'), '');
+	RETURN try('SELECT prompt_stats_setup(''prompt_events'', ''prompt_stats'')', mend) || COALESCE(', ' || NULLIF(try('SELECT increment_prompt_views(ARRAY[id(1), id(2)])'), 'ok'), '');
 END $$;
 SET client_min_messages = warning;
 CREATE TYPE kind AS ENUM ('view', 'copy', 'fork', 'compare_add');
@@ -290,7 +290,7 @@ BEGIN
 	ALTER TABLE prompt_stats OWNER TO regress_site;
 	ALTER TABLE prompt_stats ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
 	EXECUTE policies;
-	RETURN try('SELECT prompt_stats_setup()', mend) || COALESCE(', ' || NULLIF(try('SELECT increment_prompt_views(id(1)), increment_prompt_views(ARRAY[id(1), id(2)])'), 'ok'), '');
+	RETURN try('SELECT prompt_stats_setup(''prompt_events'', ''prompt_stats'')', mend) || COALESCE(', ' || NULLIF(try('SELECT increment_prompt_views(id(1)), increment_prompt_views(ARRAY[id(1), id(2)])'), 'ok'), '');
 END $$;
 SELECT forced('', true);
 SELECT forced('CREATE POLICY r ON prompt_stats FOR SELECT USING (true)', true);
@@ -307,8 +307,27 @@ DROP TABLE prompt_stats;
 CREATE TABLE prompt_stats (prompt_id uuid PRIMARY KEY, view_count bigint, copy_count bigint, fork_count bigint);
 ALTER TABLE prompt_events OWNER TO regress_site;
 ALTER TABLE prompt_events ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
-SELECT try('SELECT prompt_stats_setup()', true);
+SELECT try('SELECT prompt_stats_setup(''prompt_events'', ''prompt_stats'')', true);
+ALTER TABLE prompt_stats OWNER TO regress_site;
 RESET client_min_messages;
+
+--
+-- Tables of somebody who could only create them are not adopted unasked
+--
+DROP EXTENSION prompt_stats;
+ALTER TABLE prompt_events OWNER TO regress_anon;
+SELECT substring(try('CREATE EXTENSION prompt_stats') FROM 'SET .*') AS mend \gset
+\echo :mend
+:mend
+RESET prompt_stats.skip_setup;
+SELECT events, stats FROM prompt_stats_tables();
+DROP EXTENSION prompt_stats;
+-- nor counted in, where nothing was set up
+SET prompt_stats.skip_setup = on;
+CREATE EXTENSION prompt_stats;
+RESET prompt_stats.skip_setup;
+SELECT try('SELECT increment_prompt_views(id(1))', true);
+SELECT try('SELECT track_compare_add(id(1), NULL)');
 
 DROP EXTENSION prompt_stats;
 DROP TABLE prompt_stats, prompt_events;

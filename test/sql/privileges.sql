@@ -291,7 +291,7 @@ SELECT ext.try('SELECT ext.prompt_stats_setup(''site.prompt_events'', ''site.min
 DROP TABLE site.mine;
 -- nor write into the extension's own tables, which everybody may read who dumps
 SELECT ext.try('DELETE FROM prompt_stats_internal.config');
-SELECT ext.try('INSERT INTO prompt_stats_internal.config VALUES (''site.prompt_events'', ''site.mine'', ''a'', ''b'')');
+SELECT ext.try('INSERT INTO prompt_stats_internal.config VALUES (''site.prompt_events'', ''site.prompts'', ''a'', ''b'')');
 SELECT ext.try('UPDATE prompt_stats_internal.migration SET mode = ''keep''');
 SELECT ext.try('TABLE prompt_stats_internal.config');
 SELECT ext.try('TABLE prompt_stats_internal.migration');
