@@ -105,6 +105,7 @@ REGRESS = \
 	privileges \
 	adopt \
 	migrate \
+	migrate_owners \
 	hardening \
 	direct
 ISOLATION = \

@@ -59,7 +59,6 @@ RESET client_min_messages;
 --
 SELECT prompt_stats_setup();
 CALL prompt_stats_migrate(dry_run => true);
-SELECT * FROM prompt_stats_migrate_report();
 -- the dry run has done nothing
 SELECT kinds();
 SELECT count(*) FROM prompt_stats;
@@ -172,27 +171,46 @@ INSERT INTO expected VALUES (id(19), 7, 7, 7);
 -- fork_count is raised, never lowered
 SELECT wrong();
 SELECT bool_and(fork_count = 500) FROM prompt_stats WHERE prompt_id <= id(5);
--- discard is exact, whatever is counted meanwhile
+-- counters that hold the rows already keep what they hold, whatever is counted meanwhile
 CALL legacy();
-INSERT INTO prompt_stats SELECT id(i), 100, NULL, 0 FROM generate_series(1, 17) i;
+INSERT INTO prompt_stats SELECT prompt_id, views, copies, 0 FROM expected;
 SELECT prompt_stats_setup();
-SELECT prompt_stats_migrate_batch(50, 'discard');
+CALL prompt_stats_migrate(mode => 'keep', dry_run => true);
+SELECT prompt_stats_migrate_batch(50, 'keep');
 SELECT increment_prompt_views(ARRAY(SELECT id(i) FROM generate_series(1, 20) i)), increment_prompt_copies(id(3), 5);
-SELECT prompt_stats_migrate_batch(50, 'discard');
+SELECT prompt_stats_migrate_batch(50, 'keep');
 SELECT increment_prompt_views(ARRAY(SELECT id(i) FROM generate_series(1, 20) i)), increment_prompt_copies(id(3), 5);
+SELECT phase, mode, rows_moved, views_moved + copies_moved FROM prompt_stats_migration_progress;
 -- a run goes on as it began
 SELECT try('SELECT prompt_stats_migrate_batch(50)');
 CALL prompt_stats_migrate();
-CALL prompt_stats_migrate(100, 'discard');
+CALL prompt_stats_migrate(100, 'keep');
 INSERT INTO expected SELECT id(i), 0, 0, 0 FROM generate_series(1, 20) i WHERE NOT EXISTS (SELECT FROM expected WHERE prompt_id = id(i));
 UPDATE expected SET views = views + 2, copies = copies + CASE prompt_id WHEN id(3) THEN 10 ELSE 0 END;
--- (what a prompt without any row to move held is left to it)
-UPDATE expected e SET views = views + 100 FROM prompt_stats WHERE prompt_stats.prompt_id = e.prompt_id AND views = 2 AND e.prompt_id <= id(17);
 SELECT wrong();
--- afterwards there is nothing to replace any more
-CALL prompt_stats_migrate(mode => 'discard');
-SELECT count(*) FROM prompt_stats_baseline;
+SELECT kinds();
+SELECT phase, mode, rows_moved FROM prompt_stats_migration_progress;
+-- the other mode again
+CALL prompt_stats_migrate();
+CALL prompt_stats_migrate(mode => 'keep');
 SELECT wrong();
+-- how far counters and rows are apart: the same, more, less, NULL, without rows, without counters, no such prompt
+CALL legacy(0);
+INSERT INTO prompt_stats (prompt_id, view_count, copy_count) VALUES (id(1), 3, 1), (id(2), 9, 1), (id(3), 1, 7), (id(4), NULL, NULL), (id(5), 100, 1000);
+INSERT INTO prompt_events (prompt_id, event_type) SELECT p, kind FROM unnest(ARRAY[id(1), id(2), id(3), id(4), id(6), id(99), NULL]) p,
+	unnest(ARRAY['view', 'view', 'view', 'copy', 'fork']) kind;
+CALL prompt_stats_migrate(mode => 'keep', dry_run => true);
+CALL prompt_stats_migrate(dry_run => true);
+CALL prompt_stats_migrate(mode => 'keep');
+SELECT * FROM prompt_stats ORDER BY 1;
+-- sums that no bigint holds
+CALL legacy(0);
+ALTER TABLE prompt_stats ALTER view_count TYPE bigint;
+INSERT INTO prompt_stats SELECT id(i), 9223372036854775807, 0, 0 FROM generate_series(1, 3) i;
+INSERT INTO prompt_events (prompt_id, event_type) VALUES (id(4), 'view'), (id(5), 'copy');
+CALL prompt_stats_migrate(mode => 'keep', dry_run => true);
+CALL prompt_stats_migrate();
+SELECT count(*) FROM prompt_stats WHERE view_count = 1 OR copy_count = 1;
 
 --
 -- Rows that can't move
@@ -385,7 +403,8 @@ CREATE TABLE prompt_events (prompt_id text, user_id text, event_type text);
 INSERT INTO prompt_stats VALUES ('b', 7, 7, 7), ('Z', 7, 7, 7);
 INSERT INTO prompt_events SELECT (ARRAY['a', 'b', 'B', '{c}', ''])[1 + i % 5], NULL, (ARRAY['view', 'copy', 'fork'])[1 + i % 3] FROM generate_series(0, 59) i;
 CREATE EXTENSION prompt_stats;
-CALL prompt_stats_migrate(7, 'discard');
+CALL prompt_stats_migrate(mode => 'keep', dry_run => true);
+CALL prompt_stats_migrate(7);
 SELECT * FROM prompt_stats ORDER BY prompt_id COLLATE "C";
 DROP EXTENSION prompt_stats;
 DROP TABLE prompt_stats, prompt_events;
