@@ -74,7 +74,7 @@ my $begin_to_migrate = q(
 	SELECT prompt_stats_migrate_batch(600, 'MODE');
 	SELECT increment_prompt_views(p(n), n) FROM generate_series(1, 51) n;
 	SELECT prompt_stats_migrate_batch(200, 'MODE');
-	INSERT INTO expected VALUES (p(51), 0);
+	INSERT INTO expected SELECT p(k), 0 FROM generate_series(1, 51) k WHERE p(k) NOT IN (SELECT prompt_id FROM expected);
 	UPDATE expected SET n = expected.n + k FROM generate_series(1, 51) k WHERE prompt_id = p(k);
 );
 
