@@ -39,112 +39,10 @@ use lib $FindBin::RealBin;
 use Attacks;
 use Test::More;
 
-Attacks::start('owner');
+my $node = Attacks::start('owner');
 
-# ---- the databases: tables of one owner, or of two ----
-
-my $LEGACY = q(
-	ALTER TABLE site.prompt_events DROP CONSTRAINT IF EXISTS prompt_events_event_type_check;
-	INSERT INTO site.prompt_events (prompt_id, user_id, event_type) VALUES
-		(1, 1, 'view'), (1, 2, 'view'), (2, 1, 'view'), (70, 1, 'copy'), (71, 1, 'view'), (8, 1, 'fork'), (9, 1, 'fork'));
-
-sub make_template
-{
-	my ($name, $events_owner) = @_;
-	Attacks::as('postgres', 'admin', "CREATE DATABASE $name");
-	Attacks::as($name, 'admin', q(
-		CREATE SCHEMA site AUTHORIZATION shop;
-		GRANT USAGE ON SCHEMA site TO PUBLIC;
-		GRANT CREATE ON SCHEMA site TO press, clerk;
-		CREATE TABLE public.own (i integer);
-		GRANT INSERT ON public.own TO PUBLIC;
-		CREATE TABLE site.prompts (id bigint PRIMARY KEY, title text, weight bigint DEFAULT 0);
-		INSERT INTO site.prompts SELECT generate_series(1, 100);
-		ALTER TABLE site.prompts OWNER TO press;
-		GRANT SELECT, REFERENCES ON site.prompts TO shop, clerk;
-	));
-	Attacks::make_trap($name, $_) foreach qw(shop press clerk child);
-	Attacks::as($name, 'shop', q(
-		CREATE TABLE site.prompt_stats (prompt_id bigint PRIMARY KEY REFERENCES site.prompts ON DELETE CASCADE,
-			view_count bigint NOT NULL DEFAULT 0, copy_count bigint NOT NULL DEFAULT 0, fork_count bigint NOT NULL DEFAULT 0,
-			UNIQUE (prompt_id, view_count));
-		INSERT INTO site.prompt_stats SELECT generate_series(1, 50);
-		GRANT SELECT, REFERENCES ON site.prompt_stats TO child));
-	Attacks::as($name, $events_owner, q(
-		CREATE TABLE site.prompt_events (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), prompt_id bigint NOT NULL REFERENCES site.prompts,
-			user_id bigint, event_type text NOT NULL, created_at timestamptz NOT NULL DEFAULT now());
-		GRANT SELECT, REFERENCES ON site.prompt_events TO child));
-	Attacks::as($name, 'admin', 'CREATE EXTENSION prompt_stats SCHEMA site');
-	return;
-}
-make_template('one_owner', 'shop');
-make_template('two_owners', 'clerk');
-
-# ---- victims ----
-
-# "on": tables whose code the work can run
-sub counting
-{
-	my ($name, $on, @rest) = @_;
-	return { name => $name, on => $on, user => 'admin', @rest };
-}
-
-my @COUNTING = (
-	counting('a superuser counts one, in a group', 'stats', sql => ['SELECT site.increment_prompt_views(1::bigint)']),
-	counting('a superuser counts one at once', 'stats', durability => 'transaction', sql => ['SELECT site.increment_prompt_views(1::bigint)']),
-	counting('a superuser counts a list, in a group', 'stats', sql => ['SELECT site.increment_prompt_views(ARRAY[2, 3]::bigint[])']),
-	counting('a superuser counts a list at once', 'stats', durability => 'transaction',
-		sql => ['SELECT site.increment_prompt_views(ARRAY[2, 3]::bigint[])']),
-	counting('a superuser counts new prompts, in a group', 'stats prompts',
-		sql => ['SELECT site.increment_prompt_views(51::bigint)', 'SELECT site.increment_prompt_views(ARRAY[4, 52]::bigint[])']),
-	counting('a superuser counts new prompts at once', 'stats prompts', durability => 'transaction',
-		sql => ['SELECT site.increment_prompt_views(53::bigint)', 'SELECT site.increment_prompt_views(ARRAY[5, 54]::bigint[])']),
-	counting('a superuser counts in a block that writes', 'stats prompts', block => 1,
-		sql => ['INSERT INTO public.own VALUES (1)', 'SELECT site.increment_prompt_views(ARRAY[6, 55]::bigint[])']),
-	counting('a superuser counts at once in a block', 'stats prompts', block => 1, durability => 'transaction',
-		sql => ['SELECT site.increment_prompt_views(ARRAY[6, 56]::bigint[])', 'SELECT site.increment_prompt_copies(6::bigint)']),
-	counting('another user counts', 'stats prompts', user => 'bob',
-		sql => ['SELECT site.increment_prompt_views(7::bigint)', 'SELECT site.increment_prompt_views(ARRAY[8, 57]::bigint[])']),
-	counting('another user counts at once', 'stats prompts', user => 'bob', durability => 'transaction',
-		sql => ['SELECT site.increment_prompt_views(7::bigint)', 'SELECT site.increment_prompt_views(ARRAY[8, 58]::bigint[])']),
-	counting('the flusher', 'stats prompts', user => 'bob', durability => 'async', flusher => 'SELECT site.increment_prompt_views(9::bigint)',
-		sql => ['SELECT site.increment_prompt_views(ARRAY[9, 59]::bigint[])', 'SELECT site.prompt_stats_flush()']),
-	counting('a superuser logs and counts a fork', 'stats prompts', sql => ['SELECT site.track_prompt_fork(10::bigint, 1::bigint)']),
-);
-
-sub administering
-{
-	my ($name, $on, @sql) = @_;
-	return { name => $name, on => $on, user => 'admin', sql => \@sql };
-}
-sub legacy { my ($victim) = @_; return { %$victim, legacy => 1 } }
-sub by_staff { my ($victim) = @_; return { %$victim, user => 'staff', name => "$victim->{name}, by a member of both owners" } }
-
-my @ADMINISTERING = (
-	administering('prompt_stats_setup()', 'stats events prompts', 'SELECT site.prompt_stats_setup()'),
-	legacy(administering('dry run', 'stats events prompts', 'CALL site.prompt_stats_migrate(dry_run => true)')),
-	administering('a batch', 'stats events prompts', 'SELECT site.prompt_stats_migrate_batch(2)'),
-	by_staff(administering('a batch', 'stats events prompts', 'SELECT site.prompt_stats_migrate_batch(2)')),
-	administering('prompt_stats_migrate()', 'stats events prompts', 'CALL site.prompt_stats_migrate(2)'),
-	legacy(administering('a batch that keeps the counters', 'stats events prompts', "SELECT site.prompt_stats_migrate_batch(2, 'keep')")),
-	legacy(by_staff(administering('prompt_stats_migrate() that keeps them', 'stats events prompts', "CALL site.prompt_stats_migrate(2, mode => 'keep')"))),
-	administering('prompt_stats_migrate_finish()', 'stats events prompts', 'SELECT site.prompt_stats_migrate_finish()'),
-	administering('prompt_stats_verify()', 'stats events prompts', 'SELECT count(*) FROM site.prompt_stats_verify()'),
-	by_staff(administering('prompt_stats_verify()', 'stats events prompts', 'SELECT count(*) FROM site.prompt_stats_verify()')),
-	legacy(administering('prompt_stats_recount_forks()', 'stats events prompts', 'SELECT site.prompt_stats_recount_forks()')),
-	administering('prompt_stats_recount_forks(lower => true)', 'stats events prompts', 'SELECT site.prompt_stats_recount_forks(lower => true)'),
-	administering('the trigger for legacy inserts', 'events', 'SELECT site.prompt_stats_enable_compat()', 'SELECT site.prompt_stats_teardown()'),
-	administering('a legacy insert', 'stats prompts', 'SELECT site.prompt_stats_enable_compat()',
-		q(INSERT INTO site.prompt_events (prompt_id, event_type) VALUES (11, 'view'), (60, 'view')), 'SELECT site.prompt_stats_teardown()'),
-	legacy(administering('CREATE EXTENSION', 'stats events prompts', 'DROP EXTENSION prompt_stats', 'CREATE EXTENSION prompt_stats SCHEMA site')),
-);
-
-sub victims_of
-{
-	my ($way, $events_owner) = @_;
-	my @victims = grep { my %on = map { $_ => 1 } split / /, $_->{on}; $on{ $way->{on} } } @COUNTING, @ADMINISTERING;
-	return map { { %$_, $_->{legacy} ? (before => [ [ $events_owner, $LEGACY ] ]) : () } } @victims;
-}
+Attacks::make_template('one_owner', 'shop');
+Attacks::make_template('two_owners', 'clerk');
 
 # ---- ways in: the table of counters ----
 
@@ -176,12 +74,15 @@ my @ON_STATS = (
 		q(CREATE FUNCTION site.to_odd(bigint) RETURNS site.odd LANGUAGE sql AS $$ SELECT ROW(%ACT)::site.odd $$),
 		'CREATE CAST (bigint AS site.odd) WITH FUNCTION site.to_odd AS ASSIGNMENT',
 		'ALTER TABLE site.prompt_stats ADD note site.odd DEFAULT (0::bigint)::site.odd'),
-	on_stats('rule that also does something', $WRITE, 'CREATE TABLE evil_shop.seen (i bigint)',
-		'CREATE RULE r AS ON UPDATE TO site.prompt_stats DO ALSO INSERT INTO evil_shop.seen VALUES (%ACT)'),
-	on_stats('rule on insert', $INSERT, 'CREATE TABLE evil_shop.seen (i bigint)',
-		'CREATE RULE r AS ON INSERT TO site.prompt_stats DO ALSO INSERT INTO evil_shop.seen VALUES (%ACT)'),
+	# The server takes no ON CONFLICT where there are rules on INSERT or UPDATE (rewriteHandler.c)
+	{ %{ on_stats('rule that also does something', $WRITE, 'CREATE TABLE evil_shop.seen (i bigint)',
+		'CREATE RULE r AS ON UPDATE TO site.prompt_stats DO ALSO INSERT INTO evil_shop.seen VALUES (%ACT)') }, fails => qr/^0A000 / },
+	{ %{ on_stats('rule on insert', $INSERT, 'CREATE TABLE evil_shop.seen (i bigint)',
+		'CREATE RULE r AS ON INSERT TO site.prompt_stats DO ALSO INSERT INTO evil_shop.seen VALUES (%ACT)') }, fails => qr/^0A000 / },
 	on_stats('forced policy', $READ, 'ALTER TABLE site.prompt_stats ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY',
-		'CREATE POLICY p ON site.prompt_stats USING (copy_count + %EVIL >= 0) WITH CHECK (copy_count + %EVIL >= 0)'),
+		'CREATE POLICY p ON site.prompt_stats USING (copy_count + %EVIL >= 0) WITH CHECK (copy_count + %EVIL >= 0)',
+		# setup wants one that admits every row
+		'CREATE POLICY q ON site.prompt_stats USING (true) WITH CHECK (true)'),
 	trigger('trigger before a row', 'BEFORE INSERT OR UPDATE', 'FOR EACH ROW'),
 	trigger('trigger after a row', 'AFTER INSERT OR UPDATE', 'FOR EACH ROW'),
 	trigger('trigger before a statement', 'BEFORE INSERT OR UPDATE', 'FOR EACH STATEMENT'),
@@ -224,6 +125,13 @@ my @ON_STATS = (
 	on_stats('deferred foreign key to a table of his own', $INSERT, 'CREATE TABLE evil_shop.team (id bigint PRIMARY KEY, n bigint)',
 		'INSERT INTO evil_shop.team VALUES (1)', 'CREATE INDEX ON evil_shop.team ((n + %EVIL))',
 		'ALTER TABLE site.prompt_stats ADD team bigint DEFAULT 1 REFERENCES evil_shop.team DEFERRABLE INITIALLY DEFERRED'),
+	# Not the type that the extension gave it: it is not written any more
+	on_stats('type of updated_at', 'SELECT now()::site.odd', q(CREATE TYPE site.odd AS (i bigint)),
+		q(CREATE FUNCTION site.to_odd(timestamptz) RETURNS site.odd LANGUAGE sql AS $$ SELECT ROW(%ACT)::site.odd $$),
+		'CREATE CAST (timestamptz AS site.odd) WITH FUNCTION site.to_odd AS ASSIGNMENT',
+		'ALTER TABLE site.prompt_stats ADD updated_at timestamptz',
+		q(COMMENT ON COLUMN site.prompt_stats.updated_at IS 'time of the last count, set by extension prompt_stats'),
+		'ALTER TABLE site.prompt_stats ALTER updated_at TYPE site.odd USING NULL'),
 	{ %{ on_stats('view in its place', 'SELECT * FROM site.prompt_stats', 'ALTER TABLE site.prompt_stats RENAME TO kept',
 		'CREATE VIEW site.prompt_stats AS SELECT prompt_id, view_count + %EVIL AS view_count, copy_count, fork_count FROM site.kept') },
 		fails => qr/^42809 |^42P01 / },
@@ -243,13 +151,12 @@ my @ON_EVENTS = (
 	on_events('partial index', $READ_EVENT, 'CREATE INDEX ON site.prompt_events (user_id) WHERE user_id + %EVIL < 0'),
 	on_events('check', $READ_EVENT, 'ALTER TABLE site.prompt_events ADD CHECK (user_id + %EVIL >= 0)'),
 	on_events('check of the kinds', $READ_EVENT,
-		q(ALTER TABLE site.prompt_events DROP CONSTRAINT prompt_events_event_type_check,
-			ADD CONSTRAINT prompt_events_event_type_check CHECK (length(event_type) + %EVIL >= 0 AND event_type <> 'view'))),
+		qq(ALTER TABLE site.prompt_events DROP CONSTRAINT IF EXISTS $Attacks::CHECK,
+			ADD CONSTRAINT $Attacks::CHECK CHECK (length(event_type) + %EVIL >= 0 AND event_type <> 'view'))),
 	on_events('domain of the kinds', $EVENT, 'CREATE DOMAIN site.kind AS text CHECK (length(VALUE) >= %ACT)',
 		'ALTER TABLE site.prompt_events ALTER event_type TYPE site.kind'),
 	on_events('forced policy', $READ_EVENT, 'ALTER TABLE site.prompt_events ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY',
 		'CREATE POLICY p ON site.prompt_events USING (user_id + %EVIL >= 0) WITH CHECK (user_id + %EVIL >= 0)',
-		# setup wants one that admits every row
 		'CREATE POLICY q ON site.prompt_events USING (true) WITH CHECK (true)'),
 	on_events('rule on delete', $DELETE_EVENT, 'CREATE TABLE evil_%ROLE.seen (i bigint)',
 		'CREATE RULE r AS ON DELETE TO site.prompt_events DO ALSO INSERT INTO evil_%ROLE.seen VALUES (%ACT)'),
@@ -281,27 +188,26 @@ my @ON_PROMPTS = (
 
 # ---- ways in: tables that reference the counters, or the events ----
 
-sub kids
+sub child
 {
-	my ($name, $action, @more) = @_;
-	return {
-		on => 'stats', role => 'child', name => $name, not_counting => 0,
-		install => [ qq(CREATE TABLE evil_child.kids (k bigint, prompt_id bigint, views bigint, n bigint DEFAULT 0,
-			FOREIGN KEY (prompt_id, views) REFERENCES site.prompt_stats (prompt_id, view_count) $action)), @more ],
-		@more && $more[0] =~ /^proof: (.*)/ ? () : (),
-	};
+	my ($name, $action, $proof, @more) = @_;
+	my $kids = qq(CREATE TABLE evil_child.kids (k bigint, prompt_id bigint, views bigint, n bigint DEFAULT 0,
+		FOREIGN KEY (prompt_id, views) REFERENCES site.prompt_stats (prompt_id, view_count) $action));
+	return { on => 'stats', role => 'child', name => $name, proof => $proof,
+		install => [ $kids, 'INSERT INTO evil_child.kids SELECT 1, i, 0 FROM generate_series(1, 11) i', @more ] };
 }
-my $KIDS = 'INSERT INTO evil_child.kids SELECT 1, i, 0 FROM generate_series(1, 11) i';
 my $CHILD_WRITE = 'UPDATE evil_child.kids SET n = n WHERE prompt_id = 2 AND n >= 0';
-sub child { my ($name, $action, $proof, @more) = @_; return { %{ kids($name, $action, $KIDS, @more) }, proof => $proof } }
 
 my @ON_CHILDREN = (
 	child('child that follows, with a trigger before', 'ON UPDATE CASCADE', $CHILD_WRITE,
 		'CREATE TRIGGER t BEFORE UPDATE ON evil_child.kids FOR EACH ROW EXECUTE FUNCTION %TRIGGER'),
-	child('child that follows, with a trigger after', 'ON UPDATE CASCADE', $CHILD_WRITE,
-		'CREATE TRIGGER t AFTER UPDATE ON evil_child.kids FOR EACH STATEMENT EXECUTE FUNCTION %TRIGGER'),
-	child('child that follows, with a deferred trigger', 'ON UPDATE CASCADE', $CHILD_WRITE,
-		'CREATE CONSTRAINT TRIGGER t AFTER UPDATE ON evil_child.kids DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION %TRIGGER'),
+	# The server runs it at the end of the statement, as whoever made that (trigger.c): the owner of the counters, who let it be referenced
+	{ %{ child('child that follows, with a trigger after', 'ON UPDATE CASCADE', $CHILD_WRITE,
+		'CREATE TRIGGER t AFTER UPDATE ON evil_child.kids FOR EACH STATEMENT EXECUTE FUNCTION %TRIGGER') }, may => 'shop' },
+	# Deferred on another table: refused in a security-restricted operation
+	{ %{ child('child that follows, with a deferred trigger', 'ON UPDATE CASCADE', $CHILD_WRITE,
+		'CREATE CONSTRAINT TRIGGER t AFTER UPDATE ON evil_child.kids DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION %TRIGGER') },
+		fails => qr/^42501 / },
 	child('child that follows, with statistics', 'ON UPDATE CASCADE', $CHILD_WRITE,
 		'CREATE STATISTICS evil_child.s ON ((n + %EVIL)), k FROM evil_child.kids'),
 	child('child that follows, with an index of an expression', 'ON UPDATE CASCADE', $CHILD_WRITE, 'CREATE INDEX ON evil_child.kids ((n + %EVIL))'),
@@ -322,12 +228,65 @@ my @ON_CHILDREN = (
 			'CREATE STATISTICS evil_child.s ON ((n + %EVIL)), event FROM evil_child.notes' ] },
 );
 
-Attacks::try_way($_, 'one_owner', victims_of($_, 'shop')) foreach @ON_STATS, @ON_PROMPTS, @ON_CHILDREN;
+Attacks::try_way($_, 'one_owner', Attacks::victims_of($_->{on}, 'shop')) foreach @ON_STATS, @ON_PROMPTS, @ON_CHILDREN;
 foreach my $way (@ON_EVENTS)
 {
-	Attacks::try_way({ %$way, role => 'shop', name => "events: $way->{name}" }, 'one_owner', victims_of($way, 'shop'));
-	Attacks::try_way({ %$way, role => 'clerk', name => "events: $way->{name}" }, 'two_owners', victims_of($way, 'clerk'));
+	Attacks::try_way({ %$way, role => 'shop', name => "events: $way->{name}" }, 'one_owner', Attacks::victims_of($way->{on}, 'shop'));
+	Attacks::try_way({ %$way, role => 'clerk', name => "events: $way->{name}" }, 'two_owners', Attacks::victims_of($way->{on}, 'clerk'));
 }
+
+# ---- what a security-restricted operation lets through ----
+
+# It stays in a caller's session, where it gives nobody anything; the flusher lets go of it
+my $through = Attacks::new_database('one_owner');
+Attacks::as($through, 'shop', 'CREATE SEQUENCE evil_shop.s', q(
+	CREATE FUNCTION evil_shop.through() RETURNS trigger LANGUAGE plpgsql AS $$
+	BEGIN
+		PERFORM pg_try_advisory_lock(4711), pg_try_advisory_lock_shared(4712), setseed(0.5), nextval('evil_shop.s'), lo_create(0);
+		NOTIFY heard;
+		LOCK TABLE site.prompt_events IN SHARE MODE;
+		RETURN NEW;
+	END $$), 'CREATE TRIGGER t BEFORE UPDATE ON site.prompt_stats FOR EACH ROW EXECUTE FUNCTION evil_shop.through()');
+my @COUNTING = Attacks::victims_of('stats', 'shop');
+foreach my $victim (grep { $_->{sql}[0] =~ /increment/ && $_->{name} !~ /new prompts/ } @COUNTING)
+{
+	Attacks::try_victim($through, "shop: what is let through: $victim->{name}", $victim);
+	next if !$victim->{flusher};
+	is(Attacks::as($through, 'bob', 'SELECT pg_try_advisory_lock(4711) AND pg_try_advisory_lock(4712)')->[0][0], 't', 'shop: what is let through: not kept by the flusher');
+}
+
+# ---- other servers, and this one as another ----
+
+# Of trusted connections: a superuser's "dblink" could name anybody
+my ($host, $port) = ($node->host, $node->port);
+my $far = Attacks::new_database('one_owner');
+Attacks::as($far, 'admin', 'CREATE EXTENSION dblink', 'CREATE EXTENSION postgres_fdw',
+	"CREATE SERVER loopback FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host '$host', port '$port', dbname '$far')",
+	"CREATE USER MAPPING FOR shop SERVER loopback OPTIONS (user 'shop', password_required 'false')",
+	"CREATE USER MAPPING FOR admin SERVER loopback OPTIONS (user 'admin')",
+	'GRANT USAGE ON FOREIGN SERVER loopback TO shop');
+Attacks::as($far, 'shop', qq(
+	CREATE FUNCTION evil_shop.dblink() RETURNS trigger LANGUAGE plpgsql AS \$\$
+	BEGIN
+		PERFORM evil_shop.act('dblink');
+		BEGIN
+			PERFORM public.dblink_exec('host=$host port=$port dbname=$far user=admin', 'ALTER ROLE shop SUPERUSER');
+		EXCEPTION WHEN OTHERS THEN NULL;
+		END;
+		BEGIN
+			PERFORM public.dblink_exec('loopback', 'ALTER ROLE shop SUPERUSER');
+		EXCEPTION WHEN OTHERS THEN NULL;
+		END;
+		RETURN NEW;
+	END \$\$), 'CREATE TRIGGER t BEFORE INSERT OR UPDATE ON site.prompt_stats FOR EACH ROW EXECUTE FUNCTION evil_shop.dblink()');
+Attacks::try_victim($far, "shop: dblink in a trigger: $_->{name}", $_) foreach grep { $_->{sql}[0] =~ /increment/ } @COUNTING;
+Attacks::as($far, 'shop', 'DROP TRIGGER t ON site.prompt_stats',
+	'CREATE TABLE evil_shop.near (prompt_id bigint)', q(CREATE TRIGGER t BEFORE INSERT ON evil_shop.near FOR EACH ROW EXECUTE FUNCTION evil_shop.trigger('foreign table')),
+	q(CREATE FOREIGN TABLE evil_shop.far (prompt_id bigint) SERVER loopback OPTIONS (schema_name 'evil_shop', table_name 'near')),
+	'CREATE FUNCTION evil_shop.go_far() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO evil_shop.far VALUES (NEW.prompt_id); RETURN NULL; END $$',
+	'CREATE TRIGGER t AFTER INSERT OR UPDATE ON site.prompt_stats FOR EACH ROW EXECUTE FUNCTION evil_shop.go_far()');
+Attacks::try_victim($far, "shop: foreign table in a trigger: $_->{name}", $_) foreach grep { $_->{sql}[0] =~ /increment/ } @COUNTING;
+cmp_ok(Attacks::as($far, 'shop', 'SELECT count(*) FROM evil_shop.near')->[0][0], '>=', 10, 'shop: foreign table in a trigger: the rows are there');
 
 Attacks::stop();
 done_testing();
