@@ -23,10 +23,10 @@ use Socket ();
 # query that failed from one whose outcome is unknown.
 package PromptStats::Connection;
 
-# Undefined while the server is not there
+# Undefined while the server is not there; "who" names another user or database
 sub new
 {
-	my ($class, $node, $name) = @_;
+	my ($class, $node, $name, %who) = @_;
 	my $socket = IO::Socket::UNIX->new(
 		Type => Socket::SOCK_STREAM(),
 		Peer => $node->host . '/.s.PGSQL.' . $node->port) or return;
@@ -34,7 +34,8 @@ sub new
 	my %options = (
 		user => scalar getpwuid($>),
 		database => 'postgres',
-		application_name => $name);
+		application_name => $name,
+		%who);
 	my $startup = join '', map { "$_\0$options{$_}\0" } sort keys %options;
 
 	$self->send_bytes(pack('NNa*x', length($startup) + 9, 196608, $startup));
