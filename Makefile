@@ -61,6 +61,7 @@ OBJS = \
 	src/guc.o \
 	src/tables.o \
 	src/run.o \
+	src/refuse.o \
 	src/extension.o \
 	src/ids.o \
 	src/deltas.o \

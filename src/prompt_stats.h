@@ -249,6 +249,9 @@ extern uint64 pst_run_as_caller(PstPlan *plan, Datum *values, const char *nulls,
 extern Portal pst_open_as_caller(const char *sql);
 extern void pst_forget_plans(void);
 
+/* refuse.c */
+extern void PstRefuseInit(void);
+
 /* extension.c */
 extern Oid	pst_extension_schema(void);
 extern Oid	pst_extension_owner(void);

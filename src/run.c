@@ -19,8 +19,7 @@
  *	 set_config_option).
  * - SECURITY_RESTRICTED_OPERATION refuses what would outlive the scope: temporary tables,
  *	 PREPARE, LISTEN, cursors WITH HOLD, deferred triggers (utility.c, portalcmds.c,
- *	 tablecmds.c, trigger.c: afterTriggerMarkEvents).  hooks.c refuses SET CONSTRAINTS and
- *	 objects in pg_temp.
+ *	 tablecmds.c, trigger.c: afterTriggerMarkEvents).  refuse.c refuses the rest.
  * - A GUC level of its own gives a safe search_path, applies policies, fires triggers, and
  *	 undoes every SET that the owner's code leaves behind.  It is entered before the first
  *	 statement or expression, because a direct update has none (direct.c).
@@ -256,7 +255,7 @@ pst_enter_settings(void)
 		set_in_scope("lock_timeout", scope->lock_timeout);
 }
 
-/* Are we in the scope of an owner?  hooks.c refuses what must not outlive it. */
+/* Are we in the scope of an owner?  refuse.c asks. */
 bool
 pst_is_in_scope(void)
 {
