@@ -11,7 +11,6 @@
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
-#include "tcop/pquery.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 
@@ -179,19 +178,12 @@ run_step(Step *step, void (*work) (void *arg))
 }
 
 static void
-commit(void)
-{
-	SPI_commit();
-	EnsurePortalSnapshotExists();
-}
-
-static void
 run_steps(Step *step, void (*work) (void *arg))
 {
 	do
 	{
 		run_step(step, work);
-		commit();
+		pst_commit();
 	} while (step->more);
 }
 
@@ -285,7 +277,7 @@ migrate(Oid function, const PstBatch *batch)
 
 	SPI_connect_ext(SPI_OPT_NONATOMIC);
 	begin(function, batch);
-	commit();
+	pst_commit();
 	run_steps(&step, move_rows);
 	run_steps(&step, recount_forks);
 	(void) finish(function);

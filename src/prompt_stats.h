@@ -242,6 +242,7 @@ extern void pst_run_extended(const char *sql, int nargs, Oid *types, const SPIEx
 extern uint64 pst_run_in(PstScope *scope, const char *sql, int nargs, Oid *types, Datum *values);
 extern uint64 pst_run_on_table(Oid table, const char *sql, int nargs, Oid *types, Datum *values);
 extern uint64 pst_run_as_extension(const char *sql, int nargs, Oid *types, Datum *values);
+extern void pst_commit(void);
 extern void pst_write_context(void *table_name);
 extern void pst_save_plan(PstPlan *plan, const char *sql, int nargs, Oid *argtypes);
 extern uint64 pst_run_plan(PstPlan *plan, Datum *values, const char *nulls, bool read_only);

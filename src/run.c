@@ -48,6 +48,7 @@
 #include "commands/trigger.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
+#include "tcop/pquery.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/guc.h"
@@ -442,6 +443,15 @@ pst_run_as_extension(const char *sql, int nargs, Oid *types, Datum *values)
 	PstScope	scope = pst_scope_of(pst_extension_owner(), PST_SAFE_PATH);
 
 	return pst_run_in(&scope, sql, nargs, types, values);
+}
+
+/* For a procedure, between its steps; the next one finds a snapshot, as each statement does */
+void
+pst_commit(void)
+{
+	Assert(current == NULL);
+	SPI_commit();
+	EnsurePortalSnapshotExists();
 }
 
 /* ---- saved plans ---- */
