@@ -17,7 +17,7 @@
 PG_FUNCTION_INFO_V1(prompt_stats_migrate);
 PG_FUNCTION_INFO_V1(prompt_stats_migrate_finish);
 
-/* Of a step that meets a prompt which is being deleted */
+/* At a step that somebody disturbs */
 #define ATTEMPTS		10
 
 /* Prompts whose forks are recounted in one transaction; each reads all events again */
@@ -89,7 +89,7 @@ pst_need_batch(FunctionCallInfo fcinfo, PstBatch *batch)
 	batch->delete_unmovable = choose(fcinfo, 2, "unmovable", "keep", "delete");
 }
 
-/* ---- the first step ---- */
+/* ---- what is there already ---- */
 
 /* What the counters hold, as text: a sum may be larger than any of them */
 static void
@@ -116,20 +116,6 @@ tell_what_is_held(const PstTables *tables, const char *views, const char *copies
 				 errhint("If they hold the same rows already, use mode => 'keep' instead, which deletes these and adds nothing.")));
 }
 
-static void
-begin(Oid function, const PstBatch *batch)
-{
-	PstTables	tables;
-	char	   *views = "0";
-	char	   *copies = "0";
-
-	pst_share_both(function, &tables);
-	if (!batch->keep && !pst_is_running())
-		read_sums(&tables, &views, &copies);
-	if (!pst_guard_events(&tables))
-		tell_what_is_held(&tables, views, copies);
-}
-
 /* ---- the steps ---- */
 
 typedef struct Step
@@ -138,6 +124,23 @@ typedef struct Step
 	const PstBatch *batch;
 	bool		more;			/* is there more to do? */
 } Step;
+
+/* Tells what is there already, if what is moved is added to it; and replaces the check */
+static void
+begin(void *arg)
+{
+	Step	   *step = arg;
+	PstTables	tables;
+	char	   *views = "0";
+	char	   *copies = "0";
+
+	pst_share_both(step->function, &tables);
+	if (!step->batch->keep && !pst_is_running())
+		read_sums(&tables, &views, &copies);
+	if (!pst_guard_events(&tables))
+		tell_what_is_held(&tables, views, copies);
+	step->more = false;
+}
 
 static void
 move_rows(void *arg)
@@ -155,7 +158,10 @@ recount_forks(void *arg)
 	step->more = pst_recount_forks(step->function, false, RECOUNT_LIMIT) >= RECOUNT_LIMIT;
 }
 
-/* By the deletion of a prompt, which takes its rows of both tables along */
+/*
+ * By the deletion of a prompt, which takes its rows of both tables along; or by somebody who
+ * begins at the same time.
+ */
 static bool
 is_disturbed(const ErrorData *error)
 {
@@ -276,8 +282,7 @@ migrate(Oid function, const PstBatch *batch)
 	Step		step = {function, batch, true};
 
 	SPI_connect_ext(SPI_OPT_NONATOMIC);
-	begin(function, batch);
-	pst_commit();
+	run_steps(&step, begin);
 	run_steps(&step, move_rows);
 	run_steps(&step, recount_forks);
 	(void) finish(function);

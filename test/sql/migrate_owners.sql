@@ -165,6 +165,19 @@ DROP OPERATOR = (varchar, varchar);
 DROP OPERATOR <> (varchar, varchar);
 DROP FUNCTION eq(varchar, text), eq(varchar, varchar);
 
+-- rows that the owner cannot see are not moved, and no check is valid over them
+ALTER TABLE prompt_events DROP CONSTRAINT prompt_events_event_type_check;
+INSERT INTO prompt_events VALUES ('p1', NULL, 'view');
+SELECT prompt_stats_setup();
+CREATE POLICY no_views ON prompt_events AS RESTRICTIVE USING (event_type <> 'view');
+ALTER TABLE prompt_events FORCE ROW LEVEL SECURITY;
+CALL prompt_stats_migrate();
+\echo :LAST_ERROR_SQLSTATE
+SELECT check_name, detail FROM prompt_stats_verify() WHERE NOT ok;
+ALTER TABLE public.prompt_events NO FORCE ROW LEVEL SECURITY;
+CALL prompt_stats_migrate();
+SELECT bool_and(ok) FROM prompt_stats_verify();
+
 DROP EXTENSION prompt_stats;
 DROP TABLE prompt_stats, prompt_events, prompts, expected, log;
 DROP FUNCTION act, lie, as_trigger, strangers;
