@@ -76,9 +76,9 @@ my @ON_STATS = (
 		'ALTER TABLE site.prompt_stats ADD note site.odd DEFAULT (0::bigint)::site.odd'),
 	# The server takes no ON CONFLICT where there are rules on INSERT or UPDATE (rewriteHandler.c)
 	{ %{ on_stats('rule that also does something', $WRITE, 'CREATE TABLE evil_shop.seen (i bigint)',
-		'CREATE RULE r AS ON UPDATE TO site.prompt_stats DO ALSO INSERT INTO evil_shop.seen VALUES (%ACT)') }, fails => qr/^0A000 / },
+		'CREATE RULE r AS ON UPDATE TO site.prompt_stats DO ALSO INSERT INTO evil_shop.seen VALUES (%ACT)') }, fails => qr/^0A000 |^55000 / },
 	{ %{ on_stats('rule on insert', $INSERT, 'CREATE TABLE evil_shop.seen (i bigint)',
-		'CREATE RULE r AS ON INSERT TO site.prompt_stats DO ALSO INSERT INTO evil_shop.seen VALUES (%ACT)') }, fails => qr/^0A000 / },
+		'CREATE RULE r AS ON INSERT TO site.prompt_stats DO ALSO INSERT INTO evil_shop.seen VALUES (%ACT)') }, fails => qr/^0A000 |^55000 / },
 	on_stats('forced policy', $READ, 'ALTER TABLE site.prompt_stats ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY',
 		'CREATE POLICY p ON site.prompt_stats USING (copy_count + %EVIL >= 0) WITH CHECK (copy_count + %EVIL >= 0)',
 		# setup wants one that admits every row
@@ -253,6 +253,83 @@ foreach my $victim (grep { $_->{sql}[0] =~ /increment/ && $_->{name} !~ /new pro
 	Attacks::try_victim($through, "shop: what is let through: $victim->{name}", $victim);
 	next if !$victim->{flusher};
 	is(Attacks::as($through, 'bob', 'SELECT pg_try_advisory_lock(4711) AND pg_try_advisory_lock(4712)')->[0][0], 't', 'shop: what is let through: not kept by the flusher');
+}
+
+# ---- what belongs to the caller ----
+
+# Advisory locks and open large objects of a session have no owner of their own: whoever runs in it could release and read them
+my $grab = Attacks::new_database('one_owner');
+Attacks::as($grab, 'shop', q(
+	CREATE FUNCTION evil_shop.grab() RETURNS trigger LANGUAGE plpgsql AS $$
+	BEGIN
+		BEGIN
+			PERFORM pg_advisory_unlock_all();
+		EXCEPTION WHEN OTHERS THEN NULL;
+		END;
+		BEGIN
+			PERFORM pg_advisory_unlock_shared(99);
+		EXCEPTION WHEN OTHERS THEN NULL;
+		END;
+		BEGIN
+			IF convert_from(loread(0, 100), 'UTF8') = 'secret' THEN
+				RAISE LOG 'SPRUNG|%|large object|shop|%|%|victims: read|', current_database(), current_user, pg_backend_pid();
+			END IF;
+		EXCEPTION WHEN OTHERS THEN NULL;
+		END;
+		RETURN NEW;
+	END $$), 'CREATE TRIGGER t BEFORE UPDATE ON site.prompt_stats FOR EACH ROW EXECUTE FUNCTION evil_shop.grab()');
+my $LOCKED = q(DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND objid = 99 AND pid = pg_backend_pid()) THEN
+	RAISE EXCEPTION 'the advisory lock is released'; END IF; END $$);
+foreach my $durability (qw(transaction group))
+{
+	my @large = ('SELECT lo_from_bytea(0, \'secret\')', 'SELECT lo_open(max(oid), 262144) FROM pg_largeobject_metadata');
+	Attacks::try_victim($grab, "shop: what belongs to the caller: a superuser counts one, $durability", { user => 'admin', status => '', durability => $durability,
+		sql => [ 'SELECT pg_advisory_lock_shared(99)', 'BEGIN', @large, 'SELECT site.increment_prompt_views(1::bigint)', 'COMMIT', $LOCKED ] });
+	Attacks::try_victim($grab, "shop: what belongs to the caller: a superuser counts a list, $durability", { user => 'admin', status => '', durability => $durability,
+		sql => [ 'SELECT pg_advisory_lock_shared(99)', 'SELECT site.increment_prompt_views(ARRAY[1, 2]::bigint[])', $LOCKED ] });
+}
+
+# The transaction itself: not read-only, nor of another isolation, for what follows
+Attacks::as($grab, 'shop', 'DROP TRIGGER t ON site.prompt_stats', q(
+	CREATE FUNCTION evil_shop.transaction() RETURNS trigger LANGUAGE plpgsql AS $$
+	BEGIN
+		PERFORM set_config('transaction_read_only', 'on', false);
+		PERFORM set_config('default_transaction_read_only', 'on', false);
+		RETURN NEW;
+	END $$), 'CREATE TRIGGER t AFTER UPDATE ON site.prompt_stats FOR EACH ROW EXECUTE FUNCTION evil_shop.transaction()');
+Attacks::try_victim($grab, 'shop: a read-only transaction: a superuser counts at once in a block, and writes', { user => 'admin', status => '', durability => 'transaction', block => 1,
+	sql => [ 'SELECT site.increment_prompt_views(1::bigint)', 'INSERT INTO public.own VALUES (1)' ] });
+
+# Code that alters the tables while they are used: whatever it gets away with, the server goes on
+my $ALTER = q(
+	CREATE FUNCTION evil_shop.alter() RETURNS bigint LANGUAGE plpgsql AS $$
+	DECLARE
+		trick text;
+	BEGIN
+		FOREACH trick IN ARRAY ARRAY['ALTER TABLE site.prompt_stats ADD c bigint', 'ALTER TABLE site.prompt_stats DROP c', 'ALTER TABLE site.prompt_stats ALTER view_count TYPE numeric',
+			'ALTER TABLE site.prompt_stats ALTER view_count TYPE bigint', 'ALTER TABLE site.prompt_stats RENAME view_count TO v', 'ALTER TABLE site.prompt_stats RENAME v TO view_count',
+			'ALTER TABLE site.prompt_events ADD c bigint', 'ALTER TABLE site.prompt_events DROP c', 'ALTER TABLE site.prompt_events ALTER event_type TYPE varchar',
+			'ALTER TABLE site.prompt_events ALTER event_type TYPE text', 'ALTER TABLE site.prompt_events RENAME TO p', 'ALTER TABLE site.p RENAME TO prompt_events',
+			'ALTER TABLE site.prompt_stats DROP CONSTRAINT prompt_stats_pkey', 'ALTER TABLE site.prompt_stats ADD PRIMARY KEY (prompt_id)', 'TRUNCATE site.prompt_events',
+			'CREATE INDEX i ON site.prompt_stats (copy_count)', 'DROP INDEX site.i', 'ALTER TABLE site.prompt_stats ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY',
+			'ALTER TABLE site.prompt_stats DISABLE ROW LEVEL SECURITY, NO FORCE ROW LEVEL SECURITY', 'DROP STATISTICS site.s', 'CLUSTER site.prompt_stats USING prompt_stats_pkey',
+			'REINDEX TABLE site.prompt_stats', 'ALTER SCHEMA site RENAME TO t', 'ALTER SCHEMA t RENAME TO site'] LOOP
+			BEGIN
+				EXECUTE trick;
+			EXCEPTION WHEN OTHERS THEN NULL;
+			END;
+		END LOOP;
+		RETURN %ACT;
+	END $$);
+my $ALTER_EVIL = 'CREATE FUNCTION evil_shop.alter_evil() RETURNS bigint LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN RETURN evil_shop.alter(); END $$';
+my $ALTER_TRIGGER = 'CREATE FUNCTION evil_shop.alter_trigger() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM evil_shop.alter(); RETURN NEW; END $$';
+foreach my $way (
+	on_stats('statistics that alter the tables', undef, $ALTER, $ALTER_EVIL, 'CREATE STATISTICS site.s2 ON ((view_count + evil_shop.alter_evil())), copy_count FROM site.prompt_stats'),
+	on_stats('index that alters the tables', undef, $ALTER, $ALTER_EVIL, 'CREATE INDEX ON site.prompt_stats ((view_count + evil_shop.alter_evil()))'),
+	on_stats('trigger that alters the tables', undef, $ALTER, $ALTER_TRIGGER,
+		'CREATE TRIGGER t AFTER INSERT OR UPDATE ON site.prompt_stats FOR EACH ROW EXECUTE FUNCTION evil_shop.alter_trigger()'))
+{
+	Attacks::try_way({ %$way, fails => qr/./ }, 'one_owner', Attacks::victims_of('stats', 'shop'));
 }
 
 # ---- other servers, and this one as another ----

@@ -215,24 +215,29 @@ Attacks::try_way({ role => 'neighbour', name => 'tables where ours were dropped'
 
 # Whatever is not quoted ends a literal or an identifier, and calls the trap
 my $NAME = substr(q(%s%n"'\\; SELECT evil_shop.act('%L'); -- $$ ) . 'x' x 63, 0, 63);
-my $QUOTED = '"' . ($NAME =~ s/"/""/gr) . '"';
+sub quoted { my ($last) = @_; return '"' . ((substr($NAME, 0, 62) . $last) =~ s/"/""/gr) . '"' }
+my $QUOTED = quoted('x');
 Attacks::as('postgres', 'admin', "CREATE ROLE $QUOTED LOGIN");
 my $named = Attacks::new_database('site');
 Attacks::as($named, 'admin', "ALTER SCHEMA site RENAME TO $QUOTED",
 	"GRANT ALL ON DATABASE $named TO PUBLIC",
 	"ALTER TABLE $QUOTED.prompts RENAME id TO $QUOTED", "ALTER TABLE $QUOTED.prompts RENAME TO $QUOTED",
-	(map { "ALTER TABLE $QUOTED.$_ RENAME CONSTRAINT ${_}_prompt_id_fkey TO $QUOTED" } qw(prompt_stats prompt_events)),
-	"ALTER TABLE $QUOTED.prompt_stats RENAME CONSTRAINT prompt_stats_pkey TO ${\ substr($QUOTED, 0, 62)}\"",
-	"ALTER TABLE $QUOTED.prompt_events RENAME CONSTRAINT $Attacks::CHECK TO ${\ substr($QUOTED, 0, 61)}y\"",
-	"CREATE CONSTRAINT TRIGGER $QUOTED AFTER UPDATE ON $QUOTED.prompt_stats DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION evil_shop.trigger('named')",
+	"ALTER TABLE $QUOTED.prompt_stats RENAME CONSTRAINT prompt_stats_prompt_id_fkey TO " . quoted(1),
+	"ALTER TABLE $QUOTED.prompt_events RENAME CONSTRAINT prompt_events_prompt_id_fkey TO " . quoted(2),
+	"ALTER TABLE $QUOTED.prompt_stats RENAME CONSTRAINT prompt_stats_pkey TO " . quoted(3),
+	"ALTER TABLE $QUOTED.prompt_events RENAME CONSTRAINT $Attacks::CHECK TO " . quoted(4),
+	'CREATE CONSTRAINT TRIGGER ' . quoted(5) . " AFTER UPDATE ON $QUOTED.prompt_stats DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION evil_shop.trigger('named')",
 	"REASSIGN OWNED BY shop TO $QUOTED");
 Attacks::as('postgres', 'admin', "ALTER DATABASE $named RENAME TO $QUOTED");
 foreach my $victim (Attacks::elsewhere($QUOTED, grep { !$_->{legacy} && $_->{user} ne 'staff' } @ALL))
 {
 	Attacks::try_victim($NAME, "names: $victim->{name}", $victim, may => $NAME);
 }
-Attacks::try_victim($NAME, 'names: CREATE EXTENSION', { user => 'admin', status => '',
-	sql => [ 'DROP EXTENSION prompt_stats', "CREATE EXTENSION prompt_stats SCHEMA $QUOTED", "SELECT $QUOTED.increment_prompt_views(1::bigint)" ] }, may => $NAME);
+
+# The server takes no quotes and backslashes in the name of an extension's schema (extension.c: execute_extension_script)
+my $PERCENT = '"' . substr(q(%s%n%1$s; SELECT evil_shop.act(%L); -- ) . 'x' x 63, 0, 63) . '"';
+Attacks::try_victim($NAME, 'names: CREATE EXTENSION', { user => 'admin', sql => [ 'DROP EXTENSION prompt_stats', "ALTER SCHEMA $QUOTED RENAME TO $PERCENT",
+	"CREATE EXTENSION prompt_stats SCHEMA $PERCENT", "SELECT $PERCENT.increment_prompt_views(1::bigint)", "CALL $PERCENT.prompt_stats_migrate()" ] }, may => $NAME);
 
 Attacks::stop();
 done_testing();

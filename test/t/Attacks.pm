@@ -359,7 +359,8 @@ sub try_victim
 	undef $connection;
 
 	my @sprung = sprung($offset, $database);
-	my @wrong = judge($before, $changed, $way{may} // '', @sprung);
+	# What belongs to him is in his session only
+	my @wrong = judge($before, $changed, $way{may} // '', grep { $_->{pid} == $pid || $_->{trick} !~ /victims/ } @sprung);
 	my $fails = $victim->{refused} // $way{fails};
 	push @wrong, grep { !$fails || $_ !~ $fails } @$errors;
 	push @wrong, "it was not refused" if $victim->{refused} && !@$errors;
