@@ -291,7 +291,11 @@ write_indexes(Update *update, PstIndexUpdates which)
 	{
 		update->estate = CreateExecutorState();
 		InitResultRelInfo(&update->indexes, update->rel, 0, NULL, 0);
-		/* An index made a moment ago may have an expression, which is folded there */
+
+		/*
+		 * An index made a moment ago may have an expression, which is folded
+		 * there
+		 */
 		pst_enter_settings();
 		ExecOpenIndices(&update->indexes, false);
 	}

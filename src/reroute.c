@@ -41,10 +41,10 @@ check_trigger(FunctionCallInfo fcinfo)
 static Oid
 counting_function(const PstTables *tables, PstIdKind kind, const char *name)
 {
-	List	   *names = list_make2(makeString(get_namespace_name(tables->schema)),
-								   makeString(pstrdup(name)));
+	List	   *names = list_make1(makeString(get_namespace_name(tables->schema)));
 	Oid			type = pst_id_type(kind);
 
+	names = lappend(names, makeString(pstrdup(name)));
 	return LookupFuncName(names, 1, &type, false);
 }
 

@@ -321,8 +321,8 @@ choose(const Setup *setup)
 {
 	const char *config = pst_own_name("config");
 	Oid			types[] = {REGCLASSOID, REGCLASSOID, NAMEOID, NAMEOID};
-	NameData	events_name;
-	NameData	stats_name;
+	NameData	events_name = {{0}};
+	NameData	stats_name = {{0}};
 	Datum		values[] = {
 		ObjectIdGetDatum(setup->events), ObjectIdGetDatum(setup->stats),
 		NameGetDatum(&events_name), NameGetDatum(&stats_name)
