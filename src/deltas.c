@@ -59,7 +59,7 @@ add_up(PstDelta *sum, const PstDelta *delta, PstIdKind kind)
 			ereport(ERROR,
 					(errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
 					 errmsg("the sum of the counts of prompt %s is out of range",
-							pst_print_id(sum->id, kind)),
+							pst_show_id(sum->id, kind)),
 					 errhint("Count fewer at once.")));
 }
 

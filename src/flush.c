@@ -72,8 +72,7 @@ read_hold(const PstTables *tables, const PstHold *hold, PstDeltas *deltas)
 {
 	Datum		id = pst_id_from_bytes(hold->key.id, hold->key.len, hold->key.kind);
 
-	if (hold->key.kind != tables->id_kind)
-		id = pst_convert_id(id, hold->key.kind, tables->id_kind, tables->stats_name);
+	id = pst_stats_id(tables, id, hold->key.kind);
 	memcpy(pst_add_delta(deltas, id, PST_VIEWS, 0)->n, hold->n, sizeof(hold->n));
 }
 

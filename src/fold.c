@@ -303,7 +303,7 @@ overflow_error(const PstTables *tables, PstCounter counter, Datum id, int64 valu
 			(errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
 			 errmsg("counter \"%s\" of table %s is out of range for prompt %s",
 					column_names[counter], tables->stats_name,
-					pst_print_id(id, tables->id_kind)),
+					pst_show_id(id, tables->id_kind)),
 			 errdetail("It is " INT64_FORMAT ", " INT64_FORMAT
 					   " would be added, and its type %s holds at most " INT64_FORMAT ".",
 					   value, n, is_int ? "integer" : "bigint",
@@ -804,6 +804,7 @@ fold_as_owner(const PstTables *known, PstDeltas *deltas)
 uint64
 pst_fold(const PstTables *tables, PstDeltas *deltas)
 {
+	pst_fit_ids(tables, deltas);
 	pst_merge_deltas(deltas);
 	return deltas->len > 0 ? fold_as_owner(tables, deltas) : 0;
 }

@@ -79,8 +79,7 @@ pst_count_one(Oid function, Datum id, PstIdKind kind, PstCounter counter, int64 
 	PstDeltas	deltas;
 
 	pst_init_deltas(&deltas, tables, 1);
-	id = pst_convert_id(id, kind, tables->id_kind, tables->stats_name);
-	(void) pst_add_delta(&deltas, id, counter, n);
+	(void) pst_add_delta(&deltas, pst_stats_id(tables, id, kind), counter, n);
 	count_deltas(tables, &deltas);
 }
 
@@ -108,10 +107,7 @@ count_array(Oid function, ArrayType *ids, PstIdKind kind, PstCounter counter, in
 	{
 		if (nulls[i])
 			null_element_error(function);
-		(void) pst_add_delta(&deltas,
-							 pst_convert_id(elements[i], kind, tables->id_kind,
-											tables->stats_name),
-							 counter, n);
+		(void) pst_add_delta(&deltas, pst_stats_id(tables, elements[i], kind), counter, n);
 	}
 	count_deltas(tables, &deltas);
 }

@@ -427,7 +427,7 @@ subtract_baseline(Migration *migration, PstDeltas *deltas)
 		PstDelta   *held;
 
 		if (deltas->kind != PST_TEXT)
-			id = pst_convert_id(id, PST_TEXT, deltas->kind, tables->stats_name);
+			id = pst_stats_id(tables, id, PST_TEXT);
 		held = pst_find_delta(&rows, id);
 		if (held != NULL && held->n[PST_VIEWS] >= views)
 			(void) pst_add_delta(deltas, id, PST_VIEWS, -views);

@@ -228,9 +228,7 @@ get_collected(const PstTables *tables, PstDeltas *deltas)
 		PstDelta   *delta = &deltas->items[deltas->len++];
 
 		*delta = collected[i].delta;
-		if (collected[i].kind != tables->id_kind)
-			delta->id = pst_convert_id(delta->id, collected[i].kind, tables->id_kind,
-									   tables->stats_name);
+		delta->id = pst_stats_id(tables, delta->id, collected[i].kind);
 	}
 	pst_merge_deltas(deltas);
 }
