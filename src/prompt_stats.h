@@ -83,6 +83,7 @@ typedef struct PstTables
 	int64		counter_max[PST_NCOUNTERS];
 	bool		sets_updated_at;	/* we created the table */
 	bool		runs_code;		/* writing a row can run functions of users */
+	bool		alters_inserts; /* a trigger has a say in what is inserted */
 	Oid			direct_index;	/* to find rows without a statement, or
 								 * InvalidOid: direct.c */
 	Oid			direct_equality;	/* function that compares its key */

@@ -20,6 +20,7 @@
 #include "catalog/pg_class.h"
 #include "catalog/pg_constraint.h"
 #include "catalog/pg_inherits.h"
+#include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
 #include "commands/comment.h"
 #include "commands/trigger.h"
@@ -308,6 +309,23 @@ has_user_trigger(Relation rel)
 	return false;
 }
 
+/* Such a trigger can store a row under another id, or none, whenever it fires */
+static bool
+has_insert_trigger(Relation rel)
+{
+	TriggerDesc *triggers = rel->trigdesc;
+
+	for (int i = 0; triggers != NULL && i < triggers->numtriggers; i++)
+	{
+		const Trigger *trigger = &triggers->triggers[i];
+
+		if (TRIGGER_FOR_ROW(trigger->tgtype) && TRIGGER_FOR_BEFORE(trigger->tgtype) &&
+			TRIGGER_FOR_INSERT(trigger->tgtype) && trigger->tgenabled != TRIGGER_DISABLED)
+			return true;
+	}
+	return false;
+}
+
 /* Built-in is not harmless: set_config() is built in.  These are. */
 static bool
 is_suspect_function(Oid function, void *context)
@@ -414,6 +432,7 @@ read_stats(PstTables *tables)
 	if (tables->sets_updated_at)
 		tables->updated_at_column = updated_at->attnum;
 	tables->runs_code = runs_user_code(rel);
+	tables->alters_inserts = has_insert_trigger(rel);
 	pst_find_direct(rel, tables);
 	tables->prompts = referenced_table(rel, id->attnum, false, &tables->prompts_key);
 	relation_close(rel, AccessShareLock);
