@@ -146,6 +146,16 @@ pst_leave_owner(const PstOwnerScope *scope)
 	SetUserIdAndSecContext(scope->userid, scope->sec_context);
 }
 
+/* Anybody can pass a number as regclass */
+static void
+no_table_error(Oid table)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_UNDEFINED_TABLE),
+			 errmsg("relation with OID %u does not exist", table),
+			 errhint("Pass the name of a table.")));
+}
+
 Oid
 pst_owner_of(Oid table)
 {
@@ -153,7 +163,7 @@ pst_owner_of(Oid table)
 	Oid			owner;
 
 	if (!HeapTupleIsValid(tuple))
-		elog(ERROR, "cache lookup failed for relation %u", table);
+		no_table_error(table);
 	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
 	ReleaseSysCache(tuple);
 	return owner;
@@ -203,8 +213,12 @@ pst_run_on_own(Oid table, const char *sql, int nargs, Oid *types, Datum *values)
 const char *
 pst_qualified_name(Oid table)
 {
-	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(table)),
-									  get_rel_name(table));
+	char	   *name = get_rel_name(table);
+	char	   *schema = get_namespace_name(get_rel_namespace(table));
+
+	if (name == NULL || schema == NULL)
+		no_table_error(table);
+	return quote_qualified_identifier(schema, name);
 }
 
 static void
