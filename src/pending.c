@@ -46,9 +46,10 @@
 /* A transaction that counted more prompts than this folds its own */
 #define MAX_RESERVED	1024
 
-/* No sum comes near an overflow */
+/* No sum comes near an overflow, nor does the ledger's of all partitions */
 #define MAX_N			(INT64CONST(1) << 40)
 #define MAX_SUM			(INT64CONST(1) << 61)
+#define MAX_ACCEPTED	(MAX_SUM / PST_PARTITIONS)
 
 /* How often entries are looked for that nobody needs */
 #define TIDY_MS			500
@@ -303,7 +304,7 @@ reserve_entry(PstDatabase *db, PstPartition *partition, const PstKey *key, uint3
 	PstEntries *memory = memory_of(partition);
 	PstEntry   *entry;
 
-	if (memory == NULL || !pst_is_flusher_ready(db))
+	if (memory == NULL || !pst_is_flusher_ready(db) || partition->accepted > MAX_ACCEPTED)
 		return NULL;
 	entry = find_entry(memory, key, hash);
 	if (entry == NULL)
@@ -828,11 +829,15 @@ pst_is_empty(PstDatabase *db)
 	return true;
 }
 
-/* Handed over and folded by a group: at once, for its transactions waited */
+/*
+ * Handed over and folded by a group: at once, for its transactions waited.  A ledger that
+ * has no room for more keeps its balance.
+ */
 void
 pst_add_grouped(PstDatabase *db, int64 n)
 {
 	LWLockAcquire(&db->partitions[0].lock, LW_EXCLUSIVE);
+	n = Min(n, MAX_SUM - db->partitions[0].accepted);
 	db->partitions[0].accepted += n;
 	db->partitions[0].flushed += n;
 	LWLockRelease(&db->partitions[0].lock);

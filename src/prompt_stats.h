@@ -219,6 +219,7 @@ extern void pst_deconstruct_ids(ArrayType *ids, PstIdKind kind, Datum **elements
 
 /* deltas.c */
 extern bool pst_is_zero(const int64 *n);
+extern int64 pst_add_saturated(int64 a, int64 b);
 extern int64 pst_total(const int64 *n);
 extern int64 pst_total_of(const PstDeltas *deltas);
 extern ArrayType *pst_ids_of(const PstDeltas *deltas);

@@ -303,4 +303,8 @@ extern void pst_add_grouped(PstDatabase *db, int64 n);
 extern bool pst_read_pending(PstDatabase *db, const PstTables *tables, Snapshot snapshot, PstDeltas *deltas);
 extern bool pst_read_one_pending(PstDatabase *db, const PstTables *tables, Datum id, Snapshot snapshot, int64 *n);
 
+/* ---- status.c ---- */
+
+extern void pst_count_own_fold(PstDatabase *db, PstOwnFold why, int64 n);
+
 #endif							/* PST_SHARED_H */

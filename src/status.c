@@ -117,6 +117,16 @@ put_rejection(PstDatabase *db, Datum *values, bool *nulls)
 	nulls[LAST_REJECTED] = at == 0 || !may_see_reason(db);
 }
 
+/* In the callbacks at the end of a transaction: must not fail */
+void
+pst_count_own_fold(PstDatabase *db, PstOwnFold why, int64 n)
+{
+	uint64		old = pg_atomic_read_u64(&db->own[why]);
+
+	while (!pg_atomic_compare_exchange_u64(&db->own[why], &old, pst_add_saturated(old, n)))
+		;
+}
+
 /* By reason, as in {"alone": 12} */
 static void
 put_own_folds(PstDatabase *db, Datum *values)
@@ -131,7 +141,7 @@ put_own_folds(PstDatabase *db, Datum *values)
 	{
 		int64		n = pg_atomic_read_u64(&db->own[i]);
 
-		sum += n;
+		sum = pst_add_saturated(sum, n);
 		if (n == 0)
 			continue;
 		appendStringInfo(&json, "%s\"%s\": " INT64_FORMAT, separator, own_fold_reasons[i], n);

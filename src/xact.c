@@ -377,7 +377,7 @@ static void
 finish_statistics(bool committed)
 {
 	if (committed && own_counts > 0 && database != NULL)
-		pg_atomic_fetch_add_u64(&database->own[own_reason], own_counts);
+		pst_count_own_fold(database, own_reason, own_counts);
 	own_counts = 0;
 }
 
