@@ -59,7 +59,7 @@ add_up(PstDelta *sum, const PstDelta *delta, PstIdKind kind)
 			ereport(ERROR,
 					(errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
 					 errmsg("the sum of the counts of prompt %s is out of range",
-							pst_print_id(sum->id, kind)),
+							pst_show_id(sum->id, kind)),
 					 errhint("Count fewer at once.")));
 }
 
@@ -69,11 +69,22 @@ pst_is_zero(const int64 *n)
 	return n[PST_VIEWS] == 0 && n[PST_COPIES] == 0 && n[PST_FORKS] == 0;
 }
 
+/* For statistics: a sum that has no room for more stays as large as can be */
+int64
+pst_add_saturated(int64 a, int64 b)
+{
+	int64		sum;
+
+	if (pg_add_s64_overflow(a, b, &sum))
+		return b > 0 ? PG_INT64_MAX : PG_INT64_MIN;
+	return sum;
+}
+
 /* Of all counters of a prompt */
 int64
 pst_total(const int64 *n)
 {
-	return n[PST_VIEWS] + n[PST_COPIES] + n[PST_FORKS];
+	return pst_add_saturated(pst_add_saturated(n[PST_VIEWS], n[PST_COPIES]), n[PST_FORKS]);
 }
 
 /* Of all counters of all prompts */
@@ -83,7 +94,7 @@ pst_total_of(const PstDeltas *deltas)
 	int64		total = 0;
 
 	for (int i = 0; i < deltas->len; i++)
-		total += pst_total(deltas->items[i].n);
+		total = pst_add_saturated(total, pst_total(deltas->items[i].n));
 	return total;
 }
 

@@ -71,14 +71,10 @@ log_event(FunctionCallInfo fcinfo, const char *event_type)
 
 	pst_check_may_write(function);
 	tables = pst_lock_events(function);
-	values[0] = pst_convert_id(PG_GETARG_DATUM(0),
-							   pst_argument_kind(function, 0, &is_array),
-							   tables->event_id_kind, tables->events_name);
+	values[0] = pst_event_id(tables, PG_GETARG_DATUM(0), pst_argument_kind(function, 0, &is_array));
 	values[1] = (Datum) 0;
 	if (!PG_ARGISNULL(1))
-		values[1] = pst_convert_id(PG_GETARG_DATUM(1),
-								   pst_argument_kind(function, 1, &is_array),
-								   tables->user_kind, tables->events_name);
+		values[1] = pst_user_id(tables, PG_GETARG_DATUM(1), pst_argument_kind(function, 1, &is_array));
 	values[2] = CStringGetTextDatum(event_type);
 	return insert_event(tables, values, nulls);
 }

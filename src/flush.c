@@ -6,8 +6,10 @@
  * done in haste first (fold.c), and where it fails again, with care: rows that somebody
  * has locked are skipped, and left for the next cycle; rows that are missing, or have no
  * room, are folded by themselves, as a transaction folds its own.
- * Where that fails, by halves, until who is to blame is alone: then its counts stay
- * pending, if it may succeed another time, or are rejected.
+ * Where that fails, by halves, until who is to blame is alone.  What becomes of its counts
+ * depends on the cause (judge()): they stay pending, or are rejected, at once or after some tries,
+ * which are counted in shared memory, for the flusher may die of the next one.  A prompt that
+ * has failed before comes last in a cycle, and alone, so that no other fails with it.
  */
 #include "prompt_stats.h"
 
@@ -24,6 +26,18 @@
 									 * blame */
 #define BRIEF_LOCK_MS		10	/* waiting for a lock, where rows are inserted */
 
+/* Tries of a prompt: then it comes alone; then it is rejected */
+#define ENDED_IN_COMPANY	2	/* each may take as long as a fold may */
+#define MAX_ENDED			5
+#define MAX_FAILED			10
+
+#define SUSPECTS_MS			30000	/* in a cycle, for those that come alone */
+#define LEAVING_SUSPECTS_MS	5000	/* the same at a shutdown */
+#define MAX_TABLE_FAILURES	32	/* in a cycle, for finding out that it is one
+								 * prompt */
+
+static const PstTries no_tries = {0, 0};
+
 /* What was gathered; those that are folded together; the flights of one transaction */
 static PstHold *gathered = NULL;
 static PstHold *holds = NULL;
@@ -33,7 +47,8 @@ static bool folding = false;
 static bool has_taken_off;		/* the last fold has got as far as that */
 static void (*fold) (const PstTables *);
 static bool in_haste;
-static PstFailure failure;		/* of the last fold */
+static PstFailure failure;		/* of the last fold; its code is 0 while that
+								 * runs */
 static int	batch = MAX_HOLDS;	/* prompts in the next transaction */
 
 /* Numbers of those that have no row yet, or no room */
@@ -43,15 +58,65 @@ static int	nodd;
 static TimestampTz last_flush = 0;	/* when the last cycle began, or ended if
 									 * it left something over */
 static bool left_over = false;	/* by the last cycle */
-static bool table_fails = false;	/* not some prompt, in that cycle */
+static bool table_fails = false;	/* in that cycle something did that tries
+									 * don't mend */
+static int	table_failures;		/* in this cycle */
 static TimestampTz halves_until;
+static TimestampTz suspects_until;	/* 0 before the first of the cycle */
 static MemoryContext cycle_context = NULL;
+
+/* ---- why a fold failed ---- */
+
+typedef enum Cause
+{
+	CAUSE_LOCK,					/* others have locked something: until they
+								 * let go */
+	CAUSE_TABLE,				/* nothing can be written, most likely */
+	CAUSE_END,					/* it took too long, or somebody ended it */
+	CAUSE_CHANCE,				/* another try may go better */
+	CAUSE_PROMPT				/* it will fail again */
+} Cause;
+
+/* Where the flusher dies of it there is no error, for that is FATAL */
+static Cause
+cause_of_failure(void)
+{
+	int			class = ERRCODE_TO_CATEGORY(failure.code);
+
+	if (failure.code == 0 || class == ERRCODE_TO_CATEGORY(ERRCODE_QUERY_CANCELED))
+		return CAUSE_END;
+	if (failure.code == ERRCODE_LOCK_NOT_AVAILABLE)
+		return CAUSE_LOCK;
+	if (!has_taken_off ||		/* it has looked at no prompt */
+		class == ERRCODE_TO_CATEGORY(ERRCODE_INSUFFICIENT_RESOURCES) ||
+		class == ERRCODE_TO_CATEGORY(ERRCODE_SYSTEM_ERROR))
+		return CAUSE_TABLE;
+	if (class == ERRCODE_TO_CATEGORY(ERRCODE_T_R_SERIALIZATION_FAILURE) ||
+		class == ERRCODE_TO_CATEGORY(ERRCODE_INTERNAL_ERROR))
+		return CAUSE_CHANCE;
+	return CAUSE_PROMPT;
+}
+
+/* What the fold that has just failed adds to the tries of its prompts */
+static PstTries
+tries_of_failure(void)
+{
+	Cause		cause = cause_of_failure();
+	PstTries	more = no_tries;
+
+	if (in_haste)
+		return more;			/* it is tried again at once */
+	more.ended = cause == CAUSE_END;
+	more.failed = cause == CAUSE_CHANCE && nflights == 1;
+	return more;
+}
 
 /* In the callbacks, as pst_end_group_fold(): must not fail */
 void
 pst_end_flights(bool committed)
 {
 	TimestampTz now = GetCurrentTransactionStopTimestamp();
+	PstTries	more;
 
 	if (!folding)
 		return;
@@ -60,9 +125,10 @@ pst_end_flights(bool committed)
 		pst_last_fold = now;
 	if (committed)
 		pst_land(flights, nflights);
+	more = tries_of_failure();
 	for (int i = 0; i < nflights; i++)
 		if (flights[i].in_air)
-			pst_turn_back(&flights[i]);
+			pst_turn_back(&flights[i], more);
 }
 
 /* ---- one transaction ---- */
@@ -72,8 +138,7 @@ read_hold(const PstTables *tables, const PstHold *hold, PstDeltas *deltas)
 {
 	Datum		id = pst_id_from_bytes(hold->key.id, hold->key.len, hold->key.kind);
 
-	if (hold->key.kind != tables->id_kind)
-		id = pst_convert_id(id, hold->key.kind, tables->id_kind, tables->stats_name);
+	id = pst_stats_id(tables, id, hold->key.kind);
 	memcpy(pst_add_delta(deltas, id, PST_VIEWS, 0)->n, hold->n, sizeof(hold->n));
 }
 
@@ -97,7 +162,7 @@ fold_unlocked(const PstTables *tables)
 	{
 		if (verdicts[i] == PST_VERDICT_FOLDED)
 			continue;
-		pst_turn_back(&flights[i]);
+		pst_turn_back(&flights[i], no_tries);
 		if (verdicts[i] == PST_VERDICT_RETURNED)
 			odd[nodd++] = &flights[i] - holds;
 		else
@@ -161,6 +226,7 @@ fold_range(int first, int len, void (*how) (const PstTables *))
 	has_taken_off = false;
 	fold = how;
 	in_haste = false;
+	failure.code = 0;
 	ok = pst_run_transaction(fold_flights, true, &failure);
 	folding = false;
 	pst_serve_waiting();
@@ -175,84 +241,94 @@ fold_holds(int len)
 
 /* ---- what fails ---- */
 
-/* What may succeed another time: for want of a lock, of resources, or of time */
-static bool
-is_transient(int code)
-{
-	int			class = ERRCODE_TO_CATEGORY(code);
-
-	return code == ERRCODE_LOCK_NOT_AVAILABLE ||
-		class == ERRCODE_TO_CATEGORY(ERRCODE_T_R_SERIALIZATION_FAILURE) ||
-		class == ERRCODE_TO_CATEGORY(ERRCODE_INSUFFICIENT_RESOURCES) ||
-		class == ERRCODE_TO_CATEGORY(ERRCODE_QUERY_CANCELED) ||
-		class == ERRCODE_TO_CATEGORY(ERRCODE_IO_ERROR);
-}
+static void fold_by_halves(int first, int len);
 
 static char *
 print_key(const PstKey *key)
 {
-	return pst_print_id(pst_id_from_bytes(key->id, key->len, key->kind), key->kind);
+	return pst_show_id(pst_id_from_bytes(key->id, key->len, key->kind), key->kind);
 }
 
 /* Outside of a transaction; its caller has gone on, so nobody else will hear of it */
 static void
-reject(PstHold *hold)
+reject(PstHold *hold, int code, const char *reason)
 {
 	static TimestampTz complained = 0;
+	PstTries	left = {.ended = Min(hold->tries.ended, ENDED_IN_COMPANY)};
 
-	pst_reject(pst_served, hold, failure.text);
+	pst_reject(pst_served, hold, left, reason);
 	if (pst_may_complain(&complained))
 		ereport(LOG,
-				(errcode(failure.code),
-				 errmsg("rejected counts of prompt %s: %s", print_key(&hold->key), failure.text),
+				(errcode(code),
+				 errmsg("rejected counts of prompt %s: %s", print_key(&hold->key), reason),
 				 errdetail("SQLSTATE %s; " INT64_FORMAT " views, " INT64_FORMAT " copies, " INT64_FORMAT
 						   " forks. prompt_stats_status has the sum of what was rejected.",
-						   unpack_sql_state(failure.code), hold->n[PST_VIEWS], hold->n[PST_COPIES],
+						   unpack_sql_state(code), hold->n[PST_VIEWS], hold->n[PST_COPIES],
 						   hold->n[PST_FORKS])));
 }
 
+/* No try of this cycle will mend it, and prompt_stats_flush() is not to wait for another */
 static void
-complain(void)
+give_up(int code, const char *reason)
 {
 	static TimestampTz complained = 0;
 
+	table_fails = left_over = true;
 	if (pst_may_complain(&complained))
 		ereport(LOG,
-				(errcode(failure.code),
-				 errmsg("could not flush counts, which stay pending: %s", failure.text)));
+				(errcode(code),
+				 errmsg("could not flush counts, which stay pending: %s", reason)));
 }
 
-/* The last fold failed before it looked at any prompt: none is to blame, and none rejected */
-static bool
-has_table_failed(void)
+/* Its fold failed with it alone.  Whatever does not end by itself ends after some tries. */
+static void
+judge(PstHold *hold, Cause cause)
 {
-	if (has_taken_off)
-		return false;
-	if (!is_transient(failure.code))
+	if (cause == CAUSE_PROMPT)
+		reject(hold, failure.code, failure.text);
+	else if (cause == CAUSE_CHANCE && hold->tries.failed >= MAX_FAILED)
+		reject(hold, failure.code, psprintf("failed %d times: %s", hold->tries.failed, failure.text));
+	else if (cause == CAUSE_END && hold->tries.ended >= MAX_ENDED)
+		reject(hold, failure.code, psprintf("ended %d times: %s", hold->tries.ended, failure.text));
+	else if (cause == CAUSE_TABLE)
+		give_up(failure.code, failure.text);
+	else
+		left_over = true;
+}
+
+/* Where halves would tell no more, or the next cycle must */
+static bool
+is_search_over(Cause cause)
+{
+	return !has_taken_off || cause == CAUSE_END || GetCurrentTimestamp() > halves_until ||
+		(cause == CAUSE_TABLE && ++table_failures > MAX_TABLE_FAILURES);
+}
+
+/* The last fold was of these, and failed */
+static void
+find_culprit(int first, int len)
+{
+	Cause		cause = cause_of_failure();
+
+	if (has_taken_off && len == 1)
+		judge(&holds[first], cause);
+	else if (!is_search_over(cause))
 	{
-		table_fails = true;
-		complain();
+		fold_by_halves(first, len / 2);
+		fold_by_halves(first + len / 2, len - len / 2);
 	}
-	return true;
+	else if (cause == CAUSE_TABLE)
+		give_up(failure.code, failure.text);
+	else
+		left_over = true;
 }
 
 /* All in one transaction; where that fails, by halves, until who is to blame is alone */
 static void
 fold_by_halves(int first, int len)
 {
-	if (len == 0 || fold_range(first, len, fold_whole))
-		return;
-	if (has_table_failed() || GetCurrentTimestamp() > halves_until)
-		left_over = true;
-	else if (len > 1)
-	{
-		fold_by_halves(first, len / 2);
-		fold_by_halves(first + len / 2, len - len / 2);
-	}
-	else if (is_transient(failure.code))
-		left_over = true;
-	else
-		reject(&holds[first]);
+	if (len > 0 && !fold_range(first, len, fold_whole))
+		find_culprit(first, len);
 }
 
 static void
@@ -283,18 +359,15 @@ adapt_batch(int n, TimestampTz began)
 static void
 flush_holds(int n)
 {
-	TimestampTz began = GetCurrentTimestamp();
-	bool		ok;
-
 	nodd = 0;
-	ok = fold_holds(n);
-	adapt_batch(n, began);
-	if (ok)
+	if (fold_holds(n))
 		fold_odd();
-	else if (is_transient(failure.code) || has_table_failed())
-		left_over = true;
 	else
-		fold_by_halves(0, n);
+		find_culprit(0, n);
+	if (left_over)
+		pst_list_again(holds, n);
+	pg_atomic_fetch_add_u64(&pst_served->flushes, 1);
+	pst_check_interrupts();
 }
 
 /* Those who wait in prompt_stats_flush() */
@@ -335,20 +408,104 @@ compare_holds(const void *a, const void *b)
  * other: so a page of the index serves several.
  */
 static void
-flush_gathered(int n)
+flush_innocent(int n)
 {
 	if (n > batch)
 		qsort(gathered, n, sizeof(PstHold), compare_holds);
 	for (int i = 0, len; i < n; i += len)
 	{
+		TimestampTz began = GetCurrentTimestamp();
+
 		len = Min(batch, n - i);
 		holds = &gathered[i];
 		flush_holds(len);
-		if (left_over)
-			pst_list_again(holds, len);
-		pg_atomic_fetch_add_u64(&pst_served->flushes, 1);
-		pst_check_interrupts();
+		adapt_batch(len, began);
 	}
+}
+
+/* ---- those that have failed before ---- */
+
+static bool
+is_suspect(const PstHold *hold)
+{
+	return hold->tries.failed > 0 || hold->tries.ended >= ENDED_IN_COMPANY;
+}
+
+static int
+compare_tries(const void *a, const void *b)
+{
+	const PstTries *tries = &((const PstHold *) a)->tries;
+	const PstTries *other = &((const PstHold *) b)->tries;
+
+	return tries->ended != other->ended ? tries->ended - other->ended : tries->failed - other->failed;
+}
+
+/* Behind the others, of which it returns the number; those that were in bad company come first */
+static int
+put_suspects_last(int n)
+{
+	int			innocent = 0;
+
+	for (int i = 0; i < n; i++)
+	{
+		PstHold		hold = gathered[i];
+
+		if (is_suspect(&hold))
+			continue;
+		gathered[i] = gathered[innocent];
+		gathered[innocent++] = hold;
+	}
+	if (n - innocent > 1)
+		qsort(&gathered[innocent], n - innocent, sizeof(PstHold), compare_tries);
+	return innocent;
+}
+
+static bool
+is_time_over(void)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	bool		leaving = pg_atomic_read_u32(&pst_served->flusher) == PST_FLUSHER_LEAVING;
+
+	if (suspects_until == 0)
+		suspects_until = TimestampTzPlusMilliseconds(now, leaving ? LEAVING_SUSPECTS_MS : SUSPECTS_MS);
+	return now > suspects_until;
+}
+
+/* One whose last try ended the flusher is not tried again by another */
+static void
+flush_suspect(void)
+{
+	if (holds->tries.ended >= MAX_ENDED)
+		reject(holds, ERRCODE_QUERY_CANCELED, psprintf("ended %d times", holds->tries.ended));
+	else
+		flush_holds(1);
+}
+
+/* Each alone.  Where many take long, the others get their turn, and prompt_stats_flush() an error. */
+static void
+flush_suspects(int first, int n)
+{
+	for (int i = first; i < n; i++)
+	{
+		holds = &gathered[i];
+		if (is_time_over())
+		{
+			give_up(ERRCODE_QUERY_CANCELED, "it takes too long");
+			pst_list_again(holds, n - i);
+			return;
+		}
+		flush_suspect();
+	}
+}
+
+static void
+flush_gathered(int n)
+{
+	int			innocent = put_suspects_last(n);
+
+	flush_innocent(innocent);
+	flush_suspects(innocent, n);
 }
 
 /* Once over all that is pending */
@@ -364,6 +521,8 @@ pst_flush_pending(void)
 	last_flush = GetCurrentTimestamp();
 	halves_until = TimestampTzPlusMilliseconds(last_flush, HALVES_MS);
 	left_over = table_fails = false;
+	table_failures = 0;
+	suspects_until = 0;
 	pg_atomic_write_u32(&pst_served->crowded, 0);
 	pg_memory_barrier();
 	pst_begin_cycle(pst_served, &cycle);
@@ -376,10 +535,14 @@ pst_flush_pending(void)
 	tell_flushers(wanted);
 }
 
+/* Not by those who have got their error */
 bool
 pst_is_flush_wanted(void)
 {
-	return pg_atomic_read_u64(&pst_served->flushes_wanted) != pg_atomic_read_u64(&pst_served->flushes_done) ||
+	uint64		answered = Max(pg_atomic_read_u64(&pst_served->flushes_done),
+							   pg_atomic_read_u64(&pst_served->flushes_failed));
+
+	return pg_atomic_read_u64(&pst_served->flushes_wanted) > answered ||
 		pg_atomic_read_u32(&pst_served->crowded) == 1;
 }
 
@@ -404,7 +567,7 @@ report(const PstHold *hold)
 	const int64 *n = hold->entry->pending;
 
 	ereport(LOG,
-			(errmsg("could not flush counts of prompt %s: its row or table stays locked",
+			(errmsg("could not flush counts of prompt %s: it stays locked, or fails",
 					print_key(&hold->key)),
 			 errdetail(INT64_FORMAT " views, " INT64_FORMAT " copies, " INT64_FORMAT " forks.",
 					   n[PST_VIEWS], n[PST_COPIES], n[PST_FORKS])));

@@ -14,7 +14,8 @@
  * others, both in the order of their ids, and then updates them with one statement.  No row
  * is locked before the last is inserted (but for one that is deleted just then), and an
  * insertion that meets a row of somebody else's leaves it alone: so two folds never wait for
- * each other in a circle.
+ * each other in a circle.  Only where a trigger chooses the row that an insertion goes to they
+ * can, as any two upserts can.
  *
  * Every statement leaves a row alone whose counter would not fit its column.
  * Whatever it left out is looked at again, and is an error then: a set is added
@@ -35,6 +36,7 @@
 #include "storage/lock.h"
 #include "storage/proc.h"
 #include "utils/lsyscache.h"
+#include "utils/rls.h"
 #include "utils/timestamp.h"
 
 /* A set of counters, a bit each */
@@ -61,9 +63,10 @@ static const char *const of_row[PST_NCOUNTERS] = {"d.views", "d.copies", "d.fork
 	"ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), pg_catalog.unnest($3)," \
 	" pg_catalog.unnest($4)) AS d(id, views, copies, forks)"
 
-/* Saved plans; an UPDATE for each set of counters */
+/* Saved plans; what updates, for each set of counters */
 static PstPlan update_one_plans[NMASKS];
 static PstPlan update_many_plans[NMASKS];
+static PstPlan upsert_plans[NMASKS];
 static PstPlan insert_plan;
 static PstPlan find_plan;
 static PstPlan lock_plan;
@@ -146,6 +149,24 @@ build_insert(StringInfo sql, const PstTables *tables)
 					 pst_type_name(tables->id_kind));
 }
 
+/*
+ * For one row, where a trigger may store it under another id, or as it likes: what is added to
+ * a row that is there is the delta, not what the trigger made of it.
+ */
+static void
+build_upsert(StringInfo sql, const PstTables *tables, CounterMask mask)
+{
+	bool		set = tables->sets_updated_at;
+
+	appendStringInfo(sql, "INSERT INTO %s AS s (prompt_id, view_count, copy_count, fork_count%s)"
+					 " VALUES ($1, GREATEST($2, 0), GREATEST($3, 0), GREATEST($4, 0)%s)"
+					 " ON CONFLICT (prompt_id) DO UPDATE SET ",
+					 tables->stats_name,
+					 set ? ", updated_at" : "",
+					 set ? ", pg_catalog.now()" : "");
+	append_assignments(sql, tables, mask, of_params);
+}
+
 static void
 build_find(StringInfo sql, const PstTables *tables)
 {
@@ -190,18 +211,18 @@ save_array_plan(PstPlan *plan, const PstTables *tables, const char *sql)
 	pst_save_plan(plan, sql, lengthof(types), types);
 }
 
+/* The statements over what run_for_one() passes */
 static PstPlan *
-get_one_plan(const PstTables *tables, CounterMask mask)
+get_one_plan(PstPlan *plan, const PstTables *tables, CounterMask mask,
+			 void (*build) (StringInfo, const PstTables *, CounterMask))
 {
-	PstPlan    *plan = &update_one_plans[mask];
-
 	if (plan->prepared == NULL)
 	{
 		StringInfoData sql;
 		Oid			types[] = {pst_id_type(tables->id_kind), INT8OID, INT8OID, INT8OID};
 
 		initStringInfo(&sql);
-		build_update_one(&sql, tables, mask);
+		build(&sql, tables, mask);
 		pst_save_plan(plan, sql.data, lengthof(types), types);
 	}
 	return plan;
@@ -242,14 +263,23 @@ get_plan(PstPlan *plan, const PstTables *tables,
 /* ---- running them ---- */
 
 static CounterMask
+touched_by(const PstDelta *delta)
+{
+	CounterMask mask = 0;
+
+	for (int c = 0; c < PST_NCOUNTERS; c++)
+		if (delta->n[c] != 0)
+			mask |= 1 << c;
+	return mask;
+}
+
+static CounterMask
 touched_counters(const PstDeltas *deltas)
 {
 	CounterMask mask = 0;
 
 	for (int i = 0; i < deltas->len; i++)
-		for (int c = 0; c < PST_NCOUNTERS; c++)
-			if (deltas->items[i].n[c] != 0)
-				mask |= 1 << c;
+		mask |= touched_by(&deltas->items[i]);
 	return mask;
 }
 
@@ -271,14 +301,29 @@ make_delta_arrays(const PstDeltas *deltas, Datum *arrays)
 }
 
 static uint64
-update_one(const PstTables *tables, const PstDeltas *deltas)
+run_for_one(PstPlan *plan, const PstDelta *delta)
 {
-	const PstDelta *delta = deltas->items;
 	Datum		values[1 + PST_NCOUNTERS] = {delta->id};
 
 	for (int c = 0; c < PST_NCOUNTERS; c++)
 		values[1 + c] = Int64GetDatum(delta->n[c]);
-	return pst_run_plan(get_one_plan(tables, touched_counters(deltas)), values, NULL, false);
+	return pst_run_plan(plan, values, NULL, false);
+}
+
+static uint64
+update_one(const PstTables *tables, const PstDelta *delta)
+{
+	CounterMask mask = touched_by(delta);
+
+	return run_for_one(get_one_plan(&update_one_plans[mask], tables, mask, build_update_one), delta);
+}
+
+static uint64
+upsert_one(const PstTables *tables, const PstDelta *delta)
+{
+	CounterMask mask = touched_by(delta);
+
+	return run_for_one(get_one_plan(&upsert_plans[mask], tables, mask, build_upsert), delta);
 }
 
 /* Returns how many rows were written */
@@ -288,7 +333,7 @@ update(const PstTables *tables, const PstDeltas *deltas)
 	Datum		arrays[1 + PST_NCOUNTERS];
 
 	if (deltas->len == 1)
-		return update_one(tables, deltas);
+		return update_one(tables, deltas->items);
 	make_delta_arrays(deltas, arrays);
 	return pst_run_plan(get_many_plan(tables, touched_counters(deltas)), arrays, NULL, false);
 }
@@ -303,7 +348,7 @@ overflow_error(const PstTables *tables, PstCounter counter, Datum id, int64 valu
 			(errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
 			 errmsg("counter \"%s\" of table %s is out of range for prompt %s",
 					column_names[counter], tables->stats_name,
-					pst_print_id(id, tables->id_kind)),
+					pst_show_id(id, tables->id_kind)),
 			 errdetail("It is " INT64_FORMAT ", " INT64_FORMAT
 					   " would be added, and its type %s holds at most " INT64_FORMAT ".",
 					   value, n, is_int ? "integer" : "bigint",
@@ -353,17 +398,17 @@ check_counters_fit(const PstTables *tables, const PstDeltas *deltas)
 
 /*
  * Runs a statement that finds ids among the deltas; moves the deltas that it finds
- * into "found", and leaves the others.
+ * into "found", and leaves the others.  Returns the number of rows.
  */
-static void
+static uint64
 move_found(PstPlan *plan, const PstTables *tables, Datum *arrays, PstDeltas *deltas,
 		   PstDeltas *found)
 {
 	bool	   *hits = palloc0(Max(deltas->len, 1) * sizeof(bool));
 	int			left = 0;
+	uint64		processed = pst_run_plan(plan, arrays, NULL, false);
 
-	(void) pst_run_plan(plan, arrays, NULL, false);
-	for (uint64 row = 0; row < SPI_processed; row++)
+	for (uint64 row = 0; row < processed; row++)
 	{
 		bool		isnull;
 		Datum		id = SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc,
@@ -384,6 +429,72 @@ move_found(PstPlan *plan, const PstTables *tables, Datum *arrays, PstDeltas *del
 			deltas->items[left++] = deltas->items[i];
 	}
 	deltas->len = left;
+	return processed;
+}
+
+/* Moves the deltas of rows that are there */
+static void
+move_existing(const PstTables *tables, PstDeltas *deltas, PstDeltas *existing)
+{
+	Datum		arrays[1 + PST_NCOUNTERS];
+
+	make_delta_arrays(deltas, arrays);
+	(void) move_found(get_plan(&find_plan, tables, build_find), tables, arrays, deltas, existing);
+}
+
+static uint64
+insert_rows(const PstTables *tables, PstDeltas *deltas)
+{
+	PstDeltas	inserted;
+	Datum		arrays[1 + PST_NCOUNTERS];
+	uint64		processed;
+
+	make_delta_arrays(deltas, arrays);
+	processed = move_found(get_plan(&insert_plan, tables, build_insert), tables, arrays, deltas, &inserted);
+	if (processed != (uint64) inserted.len)
+		elog(ERROR, "table %s has stored a row under another id", tables->stats_name);
+	return processed;
+}
+
+/* The error context of an upsert */
+typedef struct Upsert
+{
+	const PstTables *tables;
+	const PstDelta *delta;
+} Upsert;
+
+/* Which row has no room is known to the trigger alone */
+static void
+upsert_context(void *arg)
+{
+	const Upsert *upsert = arg;
+
+	if (geterrcode() == ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE)
+		errhint("Correct the counter of the row in which it is counted, or count fewer at once.");
+	errcontext("counting prompt %s", pst_show_id(upsert->delta->id, upsert->tables->id_kind));
+}
+
+/*
+ * Where a trigger has a say in what is inserted, a row that was inserted may not be found again.
+ * What it lets through is counted, in whatever row; what it returns NULL for is not, as with
+ * any INSERT.
+ */
+static uint64
+upsert_rows(const PstTables *tables, PstDeltas *deltas)
+{
+	Upsert		upsert = {.tables = tables};
+	ErrorContextCallback context = {error_context_stack, upsert_context, &upsert};
+	uint64		written = 0;
+
+	error_context_stack = &context;
+	for (int i = 0; i < deltas->len; i++)
+	{
+		upsert.delta = &deltas->items[i];
+		written += upsert_one(tables, upsert.delta);
+	}
+	error_context_stack = context.previous;
+	deltas->len = 0;
+	return written;
 }
 
 /* Inserts rows for the deltas that have none; these are done, and leave the set */
@@ -391,23 +502,15 @@ static uint64
 insert_missing(const PstTables *tables, PstDeltas *deltas)
 {
 	PstDeltas	existing;
-	PstDeltas	inserted;
-	Datum		arrays[1 + PST_NCOUNTERS];
+	uint64		written = 0;
 
-	make_delta_arrays(deltas, arrays);
-	move_found(get_plan(&find_plan, tables, build_find), tables, arrays, deltas, &existing);
-	if (deltas->len == 0)
-	{
-		*deltas = existing;
-		return 0;
-	}
-
-	make_delta_arrays(deltas, arrays);
-	move_found(get_plan(&insert_plan, tables, build_insert), tables, arrays, deltas, &inserted);
+	move_existing(tables, deltas, &existing);
+	if (deltas->len > 0)
+		written = tables->alters_inserts ? upsert_rows(tables, deltas) : insert_rows(tables, deltas);
 	for (int i = 0; i < existing.len; i++)
 		pst_append_delta(deltas, &existing.items[i]);
 	pst_merge_deltas(deltas);
-	return inserted.len;
+	return written;
 }
 
 /*
@@ -437,21 +540,43 @@ update_existing(const PstTables *tables, PstDeltas *deltas)
 	if (deltas->len == 0)
 		return 0;
 	make_delta_arrays(deltas, arrays);
-	move_found(get_plan(&lock_plan, tables, build_lock), tables, arrays, deltas, &locked);
+	(void) move_found(get_plan(&lock_plan, tables, build_lock), tables, arrays, deltas, &locked);
 	return locked.len == 0 ? 0 : update_locked(tables, &locked);
 }
 
-/* A trigger may have left a row out; else others delete and insert it faster than we look */
+/* As the owner, whose policies are seldom in force for himself */
+static bool
+may_be_hidden(const PstTables *tables)
+{
+	return check_enable_rls(tables->stats, InvalidOid, true) == RLS_ENABLED;
+}
+
+static void
+hidden_row_error(const PstTables *tables, const char *id)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+			 errmsg("could not count prompt %s in table %s", id, tables->stats_name),
+			 errdetail("The policies of the table keep its row from the owner of the table."),
+			 errhint("Release the owner with ALTER TABLE %s NO FORCE ROW LEVEL SECURITY;", tables->stats_name)));
+}
+
+/* Neither inserted nor found: else others delete and insert it faster than we look */
 static void
 check_none_left(const PstTables *tables, const PstDeltas *deltas)
 {
-	if (deltas->len > 0 && !tables->runs_code)
-		ereport(ERROR,
-				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-				 errmsg("could not count prompt %s in table %s",
-						pst_print_id(deltas->items[0].id, tables->id_kind), tables->stats_name),
-				 errdetail("Its row is deleted and inserted by others again and again."),
-				 errhint("Retry the transaction.")));
+	const char *id;
+
+	if (deltas->len == 0)
+		return;
+	id = pst_show_id(deltas->items[0].id, tables->id_kind);
+	if (may_be_hidden(tables))
+		hidden_row_error(tables, id);
+	ereport(ERROR,
+			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+			 errmsg("could not count prompt %s in table %s", id, tables->stats_name),
+			 errdetail("Its row is deleted and inserted by others again and again."),
+			 errhint("Retry the transaction.")));
 }
 
 /* A row that was there may be gone when it is to be locked: again, then */
@@ -648,8 +773,9 @@ take_room(const PstDeltas *unit, const Rows *rows)
 	return true;
 }
 
+/* "hidden": a row that could not be locked may be one that policies keep from us, not others */
 static PstVerdict
-judge_unit(const PstDeltas *unit, const Rows *rows)
+judge_unit(const PstDeltas *unit, const Rows *rows, bool hidden)
 {
 	bool		later = false;
 
@@ -662,7 +788,7 @@ judge_unit(const PstDeltas *unit, const Rows *rows)
 		later |= !state->locked;
 	}
 	if (later)
-		return PST_VERDICT_LATER;
+		return hidden ? PST_VERDICT_RETURNED : PST_VERDICT_LATER;
 	return take_room(unit, rows) ? PST_VERDICT_FOLDED : PST_VERDICT_RETURNED;
 }
 
@@ -672,6 +798,7 @@ judge_units(const PstTables *tables, const PstDeltas *units, PstVerdict *verdict
 {
 	Rows		rows;
 	bool		all_locked = true;
+	bool		hidden = may_be_hidden(tables);
 
 	collect_prompts(tables, units, verdicts, nunits, &rows);
 	if (rows.prompts.len == 0)
@@ -683,7 +810,7 @@ judge_units(const PstTables *tables, const PstDeltas *units, PstVerdict *verdict
 		look_at_rows(get_plan(&look_plan, tables, build_look), tables, &rows, false);
 	for (int u = 0; u < nunits; u++)
 		if (verdicts[u] == PST_VERDICT_FOLDED)
-			verdicts[u] = judge_unit(&units[u], &rows);
+			verdicts[u] = judge_unit(&units[u], &rows, hidden);
 }
 
 static void
@@ -816,6 +943,7 @@ fold_as_owner(const PstTables *known, PstDeltas *deltas)
 uint64
 pst_fold(const PstTables *tables, PstDeltas *deltas)
 {
+	pst_fit_ids(tables, deltas);
 	pst_merge_deltas(deltas);
 	return deltas->len > 0 ? fold_as_owner(tables, deltas) : 0;
 }

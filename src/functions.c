@@ -11,6 +11,9 @@
 #include "miscadmin.h"
 #include "utils/lsyscache.h"
 
+/* One call must not fill a counter, for nobody could count after it */
+#define MAX_N 1000000000
+
 PG_FUNCTION_INFO_V1(increment_prompt_views);
 PG_FUNCTION_INFO_V1(increment_prompt_copies);
 PG_FUNCTION_INFO_V1(increment_fork_count);
@@ -40,18 +43,33 @@ need_argument(FunctionCallInfo fcinfo, int argno, const char *name)
 	return PG_GETARG_DATUM(argno);
 }
 
+static void
+bad_n_error(Oid function, int64 n)
+{
+	bool		negative = n < 0;
+
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 negative ?
+			 errmsg("argument n of %s() must not be negative", get_func_name(function)) :
+			 errmsg("argument n of %s() must not be greater than %d", get_func_name(function), MAX_N),
+			 errdetail("It is " INT64_FORMAT ".", n),
+			 negative ?
+			 errhint("Counters only grow; correct one with an UPDATE of the table.") :
+			 errhint("Count fewer at once; set a counter with an UPDATE of the table.")));
+}
+
+/* Declared as (id), too, so that rights can be given to count one at a time */
 static int64
 need_n(FunctionCallInfo fcinfo)
 {
-	int64		n = DatumGetInt64(need_argument(fcinfo, 1, "argument n"));
+	int64		n;
 
-	if (n < 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("argument n of %s() must not be negative",
-						get_func_name(fcinfo->flinfo->fn_oid)),
-				 errdetail("It is " INT64_FORMAT ".", n),
-				 errhint("Counters only grow; correct one with an UPDATE of the table.")));
+	if (PG_NARGS() < 2)
+		return 1;
+	n = DatumGetInt64(need_argument(fcinfo, 1, "argument n"));
+	if (n < 0 || n > MAX_N)
+		bad_n_error(fcinfo->flinfo->fn_oid, n);
 	return n;
 }
 
@@ -79,8 +97,7 @@ pst_count_one(Oid function, Datum id, PstIdKind kind, PstCounter counter, int64 
 	PstDeltas	deltas;
 
 	pst_init_deltas(&deltas, tables, 1);
-	id = pst_convert_id(id, kind, tables->id_kind, tables->stats_name);
-	(void) pst_add_delta(&deltas, id, counter, n);
+	(void) pst_add_delta(&deltas, pst_stats_id(tables, id, kind), counter, n);
 	count_deltas(tables, &deltas);
 }
 
@@ -108,10 +125,7 @@ count_array(Oid function, ArrayType *ids, PstIdKind kind, PstCounter counter, in
 	{
 		if (nulls[i])
 			null_element_error(function);
-		(void) pst_add_delta(&deltas,
-							 pst_convert_id(elements[i], kind, tables->id_kind,
-											tables->stats_name),
-							 counter, n);
+		(void) pst_add_delta(&deltas, pst_stats_id(tables, elements[i], kind), counter, n);
 	}
 	count_deltas(tables, &deltas);
 }
@@ -134,8 +148,8 @@ count(FunctionCallInfo fcinfo, PstCounter counter)
 }
 
 /*
- * increment_prompt_views(id, n bigint) and so on: each is declared for an id, and
- * for an array of ids, of every kind.
+ * increment_prompt_views(id) and (id, n bigint), and so on: each is declared for an id,
+ * and for an array of ids, of every kind.
  */
 Datum
 increment_prompt_views(PG_FUNCTION_ARGS)

@@ -7,11 +7,15 @@
 #include "access/htup_details.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
+#include "mb/pg_wchar.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
 #include "utils/uuid.h"
+
+/* So much of an id is in a message */
+#define SHOWN_BYTES 96
 
 static const struct
 {
@@ -94,22 +98,35 @@ pst_type_name(PstIdKind kind)
 	return kind == PST_BIGINT ? "int8" : kinds[kind].name;
 }
 
+/* What a column of this type stores, whatever domains stand before it */
+PstIdColumn
+pst_id_column(Oid type, int32 typmod)
+{
+	PstIdColumn column = {.typmod = typmod};
+
+	column.type = getBaseTypeAndTypmod(type, &column.typmod);
+	return column;
+}
+
+/* ---- from what a call passes to what the column stores ---- */
+
 /*
  * An untyped array literal reaches us as text: say so, rather than count a
  * prompt named "{...}" or complain of a strange uuid.
  */
 static void
-check_no_array(const char *id, PstIdKind to)
+check_no_array(Datum id, PstIdKind to)
 {
-	size_t		len = strlen(id);
+	const char *text = VARDATA_ANY(DatumGetPointer(id));
+	size_t		len = VARSIZE_ANY_EXHDR(DatumGetPointer(id));
 
 	/* uuid_in() takes a uuid in braces */
-	if (to == PST_UUID && len == 38 && strchr(id, ',') == NULL)
+	if (to == PST_UUID && len == 38 && memchr(text, ',', len) == NULL)
 		return;
-	if (len >= 2 && id[0] == '{' && id[len - 1] == '}')
+	if (len >= 2 && text[0] == '{' && text[len - 1] == '}')
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_TEXT_REPRESENTATION),
-				 errmsg("an array literal was passed as one id: \"%s\"", id),
+				 errmsg("an array literal was passed as one id: \"%s\"", pst_show_id(id, PST_TEXT)),
 				 errdetail("An untyped argument is taken as text."),
 				 errhint("Cast the array to the type of the ids, as in $1::uuid[], $1::bigint[] or $1::text[].")));
 }
@@ -117,27 +134,23 @@ check_no_array(const char *id, PstIdKind to)
 static Datum
 id_from_text(Datum id, PstIdKind to)
 {
-	char	   *value = TextDatumGetCString(id);
-
-	check_no_array(value, to);
+	id = PointerGetDatum(PG_DETOAST_DATUM_PACKED(id));
+	check_no_array(id, to);
 	switch (to)
 	{
 		case PST_UUID:
-			return DirectFunctionCall1(uuid_in, CStringGetDatum(value));
+			return DirectFunctionCall1(uuid_in, CStringGetDatum(TextDatumGetCString(id)));
 		case PST_BIGINT:
-			return DirectFunctionCall1(int8in, CStringGetDatum(value));
+			return DirectFunctionCall1(int8in, CStringGetDatum(TextDatumGetCString(id)));
 		case PST_TEXT:
 			break;
 	}
 	return id;
 }
 
-/*
- * The id as the table holds it.  "table" is named in the error that uuid and
- * bigint can't be each other.
- */
-Datum
-pst_convert_id(Datum id, PstIdKind from, PstIdKind to, const char *table)
+/* "table" is named in the error that uuid and bigint can't be each other */
+static Datum
+convert_id(Datum id, PstIdKind from, PstIdKind to, const char *table)
 {
 	if (from == PST_TEXT)
 		return id_from_text(id, to);
@@ -152,6 +165,105 @@ pst_convert_id(Datum id, PstIdKind from, PstIdKind to, const char *table)
 					table, pst_id_name(to), pst_id_name(from)),
 			 errhint("Pass an id of type %s.", pst_id_name(to))));
 }
+
+/* As varchar(id, typmod, false) does it: of what is too long only blanks may go */
+static bool
+fit_text(Datum *id, int max_chars)
+{
+	const char *text = VARDATA_ANY(DatumGetPointer(*id));
+	int			len = VARSIZE_ANY_EXHDR(DatumGetPointer(*id));
+	int			fits;
+
+	if (len <= max_chars)
+		return true;
+	fits = pg_mbcharcliplen(text, len, max_chars);
+	for (int i = fits; i < len; i++)
+		if (text[i] != ' ')
+			return false;
+	if (fits < len)
+		*id = PointerGetDatum(cstring_to_text_with_len(text, fits));
+	return true;
+}
+
+/* As an assignment brings it to the column; false, and as it was, where it can't */
+static bool
+fit_id(Datum *id, PstIdColumn column)
+{
+	if (column.type == INT4OID)
+		return DatumGetInt64(*id) >= PG_INT32_MIN && DatumGetInt64(*id) <= PG_INT32_MAX;
+	if (column.type == VARCHAROID && column.typmod >= VARHDRSZ)
+		return fit_text(id, column.typmod - VARHDRSZ);
+	return true;
+}
+
+static void
+misfit_error(Datum id, PstIdColumn column, const char *table, const char *name)
+{
+	bool		is_int = column.type == INT4OID;
+	const char *shown = pst_show_id(id, is_int ? PST_BIGINT : PST_TEXT);
+
+	ereport(ERROR,
+			(errcode(is_int ? ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE : ERRCODE_STRING_DATA_RIGHT_TRUNCATION),
+			 is_int ?
+			 errmsg("id %s is out of range for column \"%s\" of table %s", shown, name, table) :
+			 errmsg("id \"%s\" is too long for column \"%s\" of table %s", shown, name, table),
+			 errdetail("The column is of type %s.", format_type_with_typemod(column.type, column.typmod)),
+			 errhint("Pass an id that exists; if there are such ids, widen the column with ALTER TABLE %s ALTER COLUMN %s TYPE %s;",
+					 table, name, is_int ? "bigint" : "text")));
+}
+
+static Datum
+need_fitting_id(Datum id, PstIdColumn column, const char *table, const char *name)
+{
+	if (!fit_id(&id, column))
+		misfit_error(id, column, table, name);
+	return id;
+}
+
+/*
+ * The prompt's id as prompt_stats stores it.  Each id that is to be counted comes through here,
+ * for rows and pending counts are found by what is stored.
+ */
+Datum
+pst_stats_id(const PstTables *tables, Datum id, PstIdKind from)
+{
+	id = convert_id(id, from, tables->id_kind, tables->stats_name);
+	return need_fitting_id(id, tables->id_type, tables->stats_name, "prompt_id");
+}
+
+/* The same to look for it: one that can't be stored is an id that has no row */
+Datum
+pst_stats_id_to_read(const PstTables *tables, Datum id, PstIdKind from)
+{
+	id = convert_id(id, from, tables->id_kind, tables->stats_name);
+	(void) fit_id(&id, tables->id_type);
+	return id;
+}
+
+/* In place, where the column may have changed since, or where they come from a table */
+void
+pst_fit_ids(const PstTables *tables, PstDeltas *deltas)
+{
+	for (int i = 0; i < deltas->len; i++)
+		deltas->items[i].id = need_fitting_id(deltas->items[i].id, tables->id_type,
+											  tables->stats_name, "prompt_id");
+}
+
+Datum
+pst_event_id(const PstTables *tables, Datum id, PstIdKind from)
+{
+	id = convert_id(id, from, tables->event_id_kind, tables->events_name);
+	return need_fitting_id(id, tables->event_id_type, tables->events_name, "prompt_id");
+}
+
+Datum
+pst_user_id(const PstTables *tables, Datum id, PstIdKind from)
+{
+	id = convert_id(id, from, tables->user_kind, tables->events_name);
+	return need_fitting_id(id, tables->user_type, tables->events_name, "user_id");
+}
+
+/* ---- what else is done with them ---- */
 
 /* The order of the key's index; equal ids are one row of the table */
 int
@@ -188,6 +300,29 @@ pst_print_id(Datum id, PstIdKind kind)
 			break;
 	}
 	return TextDatumGetCString(id);
+}
+
+/* For messages: a long one is cut, for somebody else chose its length */
+char *
+pst_show_id(Datum id, PstIdKind kind)
+{
+	char	   *text = pst_print_id(id, kind);
+	int			len = strlen(text);
+
+	if (len <= SHOWN_BYTES)
+		return text;
+
+	return psprintf("%.*s...", pg_mbcliplen(text, len, SHOWN_BYTES), text);
+}
+
+/* Cut at a character where it is too long; must not fail */
+void
+pst_copy_text(char *to, const char *from, Size size)
+{
+	int			len = pg_mbcliplen(from, strlen(from), size - 1);
+
+	memcpy(to, from, len);
+	to[len] = '\0';
 }
 
 /*

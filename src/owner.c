@@ -14,6 +14,16 @@
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
 
+/* A regclass may be the number of what does not exist */
+static void
+no_table_error(Oid table)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_UNDEFINED_TABLE),
+			 errmsg("table with OID %u does not exist", table),
+			 errhint("Name the table, as in 'public.prompt_stats'.")));
+}
+
 Oid
 pst_owner_of(Oid table)
 {
@@ -21,9 +31,7 @@ pst_owner_of(Oid table)
 	Oid			owner;
 
 	if (!HeapTupleIsValid(tuple))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_TABLE),
-				 errmsg("relation with OID %u does not exist", table)));
+		no_table_error(table);
 	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
 	ReleaseSysCache(tuple);
 	return owner;
@@ -32,8 +40,12 @@ pst_owner_of(Oid table)
 const char *
 pst_qualified_name(Oid table)
 {
-	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(table)),
-									  get_rel_name(table));
+	char	   *name = get_rel_name(table);
+	char	   *schema = get_namespace_name(get_rel_namespace(table));
+
+	if (name == NULL || schema == NULL)
+		no_table_error(table);
+	return quote_qualified_identifier(schema, name);
 }
 
 static Oid

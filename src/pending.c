@@ -17,6 +17,8 @@
  *	  XID of its transaction, and folds it.  Its commit lands the flight.  Its abort
  *	  turns it back: the sum is pending again.
  * 4. What can't be folded is rejected: it leaves the entry for the ledger and the log.
+ *	  What may have been in the way of that is counted in the history of the entry, so that
+ *	  a new flusher knows what the last one died of.
  *
  * Why nothing is lost or doubled: a sum moves from one place to the other under the
  * lock, and the last step is made in the flusher's own commit or abort callback, so
@@ -46,12 +48,15 @@
 /* A transaction that counted more prompts than this folds its own */
 #define MAX_RESERVED	1024
 
-/* No sum comes near an overflow */
+/* No sum comes near an overflow, nor does the ledger's of all partitions */
 #define MAX_N			(INT64CONST(1) << 40)
 #define MAX_SUM			(INT64CONST(1) << 61)
+#define MAX_ACCEPTED	(MAX_SUM / PST_PARTITIONS)
 
 /* How often entries are looked for that nobody needs */
 #define TIDY_MS			500
+
+static const PstTries no_tries = {0, 0};
 
 /* What this transaction has reserved; in TopMemoryContext */
 static PstHold *reserved = NULL;
@@ -303,7 +308,7 @@ reserve_entry(PstDatabase *db, PstPartition *partition, const PstKey *key, uint3
 	PstEntries *memory = memory_of(partition);
 	PstEntry   *entry;
 
-	if (memory == NULL || !pst_is_flusher_ready(db))
+	if (memory == NULL || !pst_is_flusher_ready(db) || partition->accepted > MAX_ACCEPTED)
 		return NULL;
 	entry = find_entry(memory, key, hash);
 	if (entry == NULL)
@@ -481,6 +486,18 @@ let_others(PstPartition *partition, uint32 i)
 	LWLockAcquire(&partition->lock, LW_EXCLUSIVE);
 }
 
+static void
+fill_hold(PstHold *hold, PstPartition *partition, PstEntries *memory, PstEntry *entry)
+{
+	memset(hold, 0, sizeof(*hold));
+	hold->partition = partition;
+	hold->entry = entry;
+	get_key(memory, entry, &hold->key);
+	memcpy(hold->n, entry->pending, sizeof(hold->n));
+	if (entry->has_history)
+		hold->tries = history_of(memory, entry)->tries;
+}
+
 /* All of one table */
 static int
 gather_from(PstPartition *partition, uint32 *todo, uint32 *others, PstHold *holds, int n, int max)
@@ -504,10 +521,7 @@ gather_from(PstPartition *partition, uint32 *todo, uint32 *others, PstHold *hold
 		if (pst_is_zero(entry->pending))
 			continue;			/* the last cycle has taken what came during
 								 * it */
-		memset(&holds[n], 0, sizeof(PstHold));
-		holds[n].partition = partition;
-		holds[n].entry = entry;
-		get_key(memory, entry, &holds[n++].key);
+		fill_hold(&holds[n++], partition, memory, entry);
 	}
 	return n;
 }
@@ -574,6 +588,7 @@ next_flight(PstPartition *partition, PstEntry *entry)
 	{
 		entry->has_history = true;
 		history->dropped = partition->evicted;
+		history->tries = no_tries;
 	}
 	if (entry->nflights == PST_FLIGHTS)
 	{
@@ -582,6 +597,15 @@ next_flight(PstPartition *partition, PstEntry *entry)
 		entry->nflights--;
 	}
 	return &history->flights[entry->nflights++];
+}
+
+/* Under the lock of the partition; the entry has been in the air */
+static void
+set_tries(PstHold *hold, PstTries tries)
+{
+	hold->tries = tries;
+	if (hold->entry->has_history)
+		history_of(memory_of(hold->partition), hold->entry)->tries = tries;
 }
 
 /* Under the lock of the partition */
@@ -658,6 +682,7 @@ pst_land(PstHold *holds, int n)
 		let_others(held, i);
 		holds[i].entry->in_air = false;
 		holds[i].in_air = false;
+		set_tries(&holds[i], no_tries);
 		held->flushed += pst_total(holds[i].n);
 		if (is_idle(holds[i].entry))
 			evict(held, holds[i].entry);
@@ -665,32 +690,46 @@ pst_land(PstHold *holds, int n)
 	switch_lock(&held, NULL);
 }
 
-/* It is not folded, and pending again; not listed yet.  In a callback: must not fail. */
-void
-pst_turn_back(PstHold *hold)
+static uint8
+raise_tries(uint8 tries, uint8 more)
 {
+	return Min(tries + more, PG_UINT8_MAX);
+}
+
+/*
+ * It is not folded, and pending again; not listed yet.  "more" is added to its tries, here
+ * where also the end of the flusher comes by.  In a callback: must not fail.
+ */
+void
+pst_turn_back(PstHold *hold, PstTries more)
+{
+	PstTries	tries = {raise_tries(hold->tries.failed, more.failed), raise_tries(hold->tries.ended, more.ended)};
+
 	LWLockAcquire(&hold->partition->lock, LW_EXCLUSIVE);
 	add(hold->entry->pending, hold->n);
 	hold->entry->since = hold->since;
 	hold->entry->nflights--;
 	hold->entry->in_air = false;
 	hold->in_air = false;
+	set_tries(hold, tries);
 	LWLockRelease(&hold->partition->lock);
 }
 
-/* Pending counts that can't be folded */
+/* Pending counts that can't be folded; those that came since begin with "left" tries */
 void
-pst_reject(PstDatabase *db, PstHold *hold, const char *reason)
+pst_reject(PstDatabase *db, PstHold *hold, PstTries left, const char *reason)
 {
 	LWLockAcquire(&hold->partition->lock, LW_EXCLUSIVE);
 	for (int c = 0; c < PST_NCOUNTERS; c++)
 		hold->entry->pending[c] -= hold->n[c];
 	hold->partition->rejected += pst_total(hold->n);
+	set_tries(hold, left);
 	LWLockRelease(&hold->partition->lock);
 
 	LWLockAcquire(&db->partitions[0].lock, LW_EXCLUSIVE);
-	strlcpy(db->reason, reason, sizeof(db->reason));
+	pst_copy_text(db->reason, reason, sizeof(db->reason));
 	db->rejected_at = GetCurrentTimestamp();
+	db->rejected_stats = hold->key.stats;
 	LWLockRelease(&db->partitions[0].lock);
 }
 
@@ -828,11 +867,15 @@ pst_is_empty(PstDatabase *db)
 	return true;
 }
 
-/* Handed over and folded by a group: at once, for its transactions waited */
+/*
+ * Handed over and folded by a group: at once, for its transactions waited.  A ledger that
+ * has no room for more keeps its balance.
+ */
 void
 pst_add_grouped(PstDatabase *db, int64 n)
 {
 	LWLockAcquire(&db->partitions[0].lock, LW_EXCLUSIVE);
+	n = Min(n, MAX_SUM - db->partitions[0].accepted);
 	db->partitions[0].accepted += n;
 	db->partitions[0].flushed += n;
 	LWLockRelease(&db->partitions[0].lock);

@@ -54,6 +54,13 @@ typedef struct PstDeltas
 	PstDelta   *items;
 } PstDeltas;
 
+/* What a column of ids stores, domains taken off */
+typedef struct PstIdColumn
+{
+	Oid			type;			/* one of those that pst_id_kind_of() knows */
+	int32		typmod;
+} PstIdColumn;
+
 /* A name as SQL text wants it: schema and table, quoted */
 #define PST_QUALIFIED_LEN	(2 * (2 * NAMEDATALEN + 2) + 2)
 
@@ -71,6 +78,7 @@ typedef struct PstTables
 	Oid			stats;			/* InvalidOid where there is none */
 	Oid			stats_owner;
 	PstIdKind	id_kind;
+	PstIdColumn id_type;
 	Oid			id_collation;
 	bool		has_aliases;	/* different ids can be one prompt */
 	AttrNumber	id_column;
@@ -79,6 +87,7 @@ typedef struct PstTables
 	int64		counter_max[PST_NCOUNTERS];
 	bool		sets_updated_at;	/* we created the table */
 	bool		runs_code;		/* writing a row can run functions of users */
+	bool		alters_inserts; /* a trigger has a say in what is inserted */
 	Oid			direct_index;	/* to find rows without a statement, or
 								 * InvalidOid: direct.c */
 	Oid			direct_equality;	/* function that compares its key */
@@ -88,7 +97,9 @@ typedef struct PstTables
 	Oid			events;			/* InvalidOid where there is none */
 	Oid			events_owner;
 	PstIdKind	event_id_kind;
+	PstIdColumn event_id_type;
 	PstIdKind	user_kind;
+	PstIdColumn user_type;
 	bool		fills_created_at;	/* the column has no default of its own */
 	Oid			event_prompts;	/* what prompt_events.prompt_id references */
 
@@ -207,9 +218,16 @@ extern PstIdKind pst_argument_kind(Oid function, int argno, bool *is_array);
 extern Oid	pst_id_type(PstIdKind kind);
 extern const char *pst_id_name(PstIdKind kind);
 extern const char *pst_type_name(PstIdKind kind);
-extern Datum pst_convert_id(Datum id, PstIdKind from, PstIdKind to, const char *table);
+extern PstIdColumn pst_id_column(Oid type, int32 typmod);
+extern Datum pst_stats_id(const PstTables *tables, Datum id, PstIdKind from);
+extern Datum pst_stats_id_to_read(const PstTables *tables, Datum id, PstIdKind from);
+extern void pst_fit_ids(const PstTables *tables, PstDeltas *deltas);
+extern Datum pst_event_id(const PstTables *tables, Datum id, PstIdKind from);
+extern Datum pst_user_id(const PstTables *tables, Datum id, PstIdKind from);
 extern int	pst_compare_ids(Datum a, Datum b, PstIdKind kind, Oid collation);
 extern char *pst_print_id(Datum id, PstIdKind kind);
+extern char *pst_show_id(Datum id, PstIdKind kind);
+extern void pst_copy_text(char *to, const char *from, Size size);
 extern Datum pst_copy_id(Datum id, PstIdKind kind);
 extern Size pst_id_bytes(Datum id, PstIdKind kind, char *to);
 extern Datum pst_id_from_bytes(const char *from, Size len, PstIdKind kind);
@@ -218,6 +236,7 @@ extern void pst_deconstruct_ids(ArrayType *ids, PstIdKind kind, Datum **elements
 
 /* deltas.c */
 extern bool pst_is_zero(const int64 *n);
+extern int64 pst_add_saturated(int64 a, int64 b);
 extern int64 pst_total(const int64 *n);
 extern int64 pst_total_of(const PstDeltas *deltas);
 extern ArrayType *pst_ids_of(const PstDeltas *deltas);

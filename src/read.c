@@ -222,8 +222,7 @@ get_prompt_stats(PG_FUNCTION_ARGS)
 				 errhint("Pass the id of a prompt.")));
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
-	id = pst_convert_id(PG_GETARG_DATUM(0), pst_argument_kind(function, 0, &is_array),
-						tables->id_kind, tables->stats_name);
+	id = pst_stats_id_to_read(tables, PG_GETARG_DATUM(0), pst_argument_kind(function, 0, &is_array));
 
 	SPI_connect();
 	PushActiveSnapshot(GetActiveSnapshot());

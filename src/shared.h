@@ -98,6 +98,13 @@ typedef struct PstFlight
 	int64		n[PST_NCOUNTERS];
 } PstFlight;
 
+/* How often it could not be folded, though nothing but itself may have been in the way */
+typedef struct PstTries
+{
+	uint8		failed;			/* its transaction, when it was alone there */
+	uint8		ended;			/* its transaction, or the flusher, by force */
+} PstTries;
+
 /*
  * A prompt: what those who count touch, which is one line of the cache.  All under the
  * lock of its partition.
@@ -133,6 +140,7 @@ typedef struct PstHistory
 	FullTransactionId dropped;	/* the newest flight that is forgotten, or
 								 * invalid */
 	PstFlight	flights[PST_FLIGHTS];
+	PstTries	tries;
 
 	/* Where the id is longer than PST_ID_HEAD */
 	char		id_tail[PST_ID_TAIL];
@@ -226,6 +234,7 @@ typedef struct PstDatabase
 
 	/* Under the lock of partition 0 */
 	TimestampTz rejected_at;
+	Oid			rejected_stats; /* the table that was meant */
 	char		reason[PST_REASON_LEN]; /* of the last rejection */
 
 	PstPartition partitions[PST_PARTITIONS];
@@ -259,7 +268,10 @@ typedef struct PstHold
 	PstKey		key;
 	int64		n[PST_NCOUNTERS];
 	TimestampTz since;
-	bool		in_air;			/* the flusher's: has left pending, not landed */
+
+	/* The flusher's */
+	bool		in_air;			/* has left pending, not landed */
+	PstTries	tries;
 } PstHold;
 
 /* What a cycle of the flusher has still to look at, in each partition: lists of entries */
@@ -294,13 +306,17 @@ extern int	pst_gather(PstDatabase *db, PstCycle *cycle, PstHold *holds, int max)
 extern void pst_list_again(PstHold *holds, int n);
 extern void pst_take_off(PstHold *holds, int n, FullTransactionId xid);
 extern void pst_land(PstHold *holds, int n);
-extern void pst_turn_back(PstHold *hold);
-extern void pst_reject(PstDatabase *db, PstHold *hold, const char *reason);
+extern void pst_turn_back(PstHold *hold, PstTries more);
+extern void pst_reject(PstDatabase *db, PstHold *hold, PstTries left, const char *reason);
 extern void pst_tidy_partitions(PstDatabase *db, bool release);
 extern bool pst_is_empty(PstDatabase *db);
 extern void pst_read_ledger(PstDatabase *db, PstLedger *ledger);
 extern void pst_add_grouped(PstDatabase *db, int64 n);
 extern bool pst_read_pending(PstDatabase *db, const PstTables *tables, Snapshot snapshot, PstDeltas *deltas);
 extern bool pst_read_one_pending(PstDatabase *db, const PstTables *tables, Datum id, Snapshot snapshot, int64 *n);
+
+/* ---- status.c ---- */
+
+extern void pst_count_own_fold(PstDatabase *db, PstOwnFold why, int64 n);
 
 #endif							/* PST_SHARED_H */

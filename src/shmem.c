@@ -31,7 +31,7 @@
 
 /* Of all that is shared: to be changed with it */
 #ifndef PST_LAYOUT
-#define PST_LAYOUT 5
+#define PST_LAYOUT 6
 #endif
 
 /* After /dev/shm was found full */
@@ -82,6 +82,7 @@ init_statistics(PstDatabase *db)
 	pg_atomic_init_u64(&db->largest_group, 0);
 	pg_atomic_init_u64(&db->flushes, 0);
 	db->rejected_at = 0;
+	db->rejected_stats = InvalidOid;
 	db->reason[0] = '\0';
 	db->since = GetCurrentTimestamp();
 }

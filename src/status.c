@@ -91,12 +91,10 @@ put_ledger(PstDatabase *db, Datum *values, bool *nulls)
 	put_time(ledger.oldest, &values[OLDEST_PENDING], &nulls[OLDEST_PENDING]);
 }
 
-/* It may name ids */
+/* It may name ids of that table, which may be gone, or have another owner by now */
 static bool
-may_see_reason(PstDatabase *db)
+may_see_reason(Oid stats)
 {
-	Oid			stats = pg_atomic_read_u32(&db->stats);
-
 	return has_privs_of_role(GetUserId(), ROLE_PG_READ_ALL_STATS) ||
 		(SearchSysCacheExists1(RELOID, ObjectIdGetDatum(stats)) &&
 		 pst_owns_table(stats, GetUserId()));
@@ -107,14 +105,26 @@ put_rejection(PstDatabase *db, Datum *values, bool *nulls)
 {
 	char		reason[PST_REASON_LEN];
 	TimestampTz at;
+	Oid			stats;
 
 	LWLockAcquire(&db->partitions[0].lock, LW_SHARED);
 	memcpy(reason, db->reason, sizeof(reason));
 	at = db->rejected_at;
+	stats = db->rejected_stats;
 	LWLockRelease(&db->partitions[0].lock);
 	put_time(at, &values[LAST_REJECTED_AT], &nulls[LAST_REJECTED_AT]);
 	values[LAST_REJECTED] = CStringGetTextDatum(reason);
-	nulls[LAST_REJECTED] = at == 0 || !may_see_reason(db);
+	nulls[LAST_REJECTED] = at == 0 || !may_see_reason(stats);
+}
+
+/* In the callbacks at the end of a transaction: must not fail */
+void
+pst_count_own_fold(PstDatabase *db, PstOwnFold why, int64 n)
+{
+	uint64		old = pg_atomic_read_u64(&db->own[why]);
+
+	while (!pg_atomic_compare_exchange_u64(&db->own[why], &old, pst_add_saturated(old, n)))
+		;
 }
 
 /* By reason, as in {"alone": 12} */
@@ -131,7 +141,7 @@ put_own_folds(PstDatabase *db, Datum *values)
 	{
 		int64		n = pg_atomic_read_u64(&db->own[i]);
 
-		sum += n;
+		sum = pst_add_saturated(sum, n);
 		if (n == 0)
 			continue;
 		appendStringInfo(&json, "%s\"%s\": " INT64_FORMAT, separator, own_fold_reasons[i], n);
@@ -213,9 +223,9 @@ flush_failed_error(void)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-			 errmsg("the table that was counted in can't be written as it is"),
-			 errdetail("The counts stay pending; the server log says why."),
-			 errhint("Mend the table, and call prompt_stats_flush() again.")));
+			 errmsg("some counts can't be flushed now"),
+			 errdetail("They stay pending; the server log says why."),
+			 errhint("Mend what it names, and call prompt_stats_flush() again.")));
 }
 
 static void
@@ -249,7 +259,7 @@ wait_for_flush(PstDatabase *db, uint64 ticket)
 /*
  * prompt_stats_flush() returns when all that was accepted before is in the table, or
  * rejected.  Until then it waits: also for rows that others have locked.  An error where
- * the table has lost a column or key that it needs.
+ * the table has lost a column or key that it needs, can't be written, or takes too long.
  */
 Datum
 prompt_stats_flush(PG_FUNCTION_ARGS)

@@ -20,6 +20,7 @@
 #include "catalog/pg_class.h"
 #include "catalog/pg_constraint.h"
 #include "catalog/pg_inherits.h"
+#include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
 #include "commands/comment.h"
 #include "commands/trigger.h"
@@ -240,12 +241,13 @@ bad_column_type(Form_pg_attribute attr, const char *name, const char *wanted,
 }
 
 static Form_pg_attribute
-need_id_column(Relation rel, const char *name, const char *column, PstIdKind *kind)
+need_id_column(Relation rel, const char *name, const char *column, PstIdKind *kind, PstIdColumn *type)
 {
 	Form_pg_attribute attr = need_column(rel, name, column, "uuid");
 
 	if (!pst_id_kind_of(attr->atttypid, kind))
 		bad_column_type(attr, name, "uuid, bigint, integer, text or varchar", "text");
+	*type = pst_id_column(attr->atttypid, attr->atttypmod);
 	return attr;
 }
 
@@ -368,6 +370,23 @@ has_user_trigger(Relation rel)
 	return false;
 }
 
+/* Such a trigger can store a row under another id, or none, whenever it fires */
+static bool
+has_insert_trigger(Relation rel)
+{
+	TriggerDesc *triggers = rel->trigdesc;
+
+	for (int i = 0; triggers != NULL && i < triggers->numtriggers; i++)
+	{
+		const Trigger *trigger = &triggers->triggers[i];
+
+		if (TRIGGER_FOR_ROW(trigger->tgtype) && TRIGGER_FOR_BEFORE(trigger->tgtype) &&
+			TRIGGER_FOR_INSERT(trigger->tgtype) && trigger->tgenabled != TRIGGER_DISABLED)
+			return true;
+	}
+	return false;
+}
+
 /* Built-in is not harmless: set_config() is built in.  These are. */
 static bool
 is_suspect_function(Oid function, void *context)
@@ -462,7 +481,7 @@ read_stats(PstTables *tables)
 	print_names(rel, tables->stats_name, tables->stats_path);
 	check_is_table(rel, name);
 	tables->stats_owner = rel->rd_rel->relowner;
-	id = need_id_column(rel, name, "prompt_id", &tables->id_kind);
+	id = need_id_column(rel, name, "prompt_id", &tables->id_kind, &tables->id_type);
 	tables->id_column = id->attnum;
 	tables->id_collation = id->attcollation;
 	tables->has_aliases = OidIsValid(id->attcollation) && !get_collation_isdeterministic(id->attcollation);
@@ -474,6 +493,7 @@ read_stats(PstTables *tables)
 	if (tables->sets_updated_at)
 		tables->updated_at_column = updated_at->attnum;
 	tables->runs_code = runs_user_code(rel);
+	tables->alters_inserts = has_insert_trigger(rel);
 	pst_find_direct(rel, tables);
 	tables->prompts = referenced_table(rel, id->attnum, false, &tables->prompts_key);
 	relation_close(rel, AccessShareLock);
@@ -504,8 +524,8 @@ read_events(PstTables *tables)
 	print_names(rel, tables->events_name, tables->events_path);
 	check_is_table(rel, name);
 	tables->events_owner = rel->rd_rel->relowner;
-	id = need_id_column(rel, name, "prompt_id", &tables->event_id_kind);
-	(void) need_id_column(rel, name, "user_id", &tables->user_kind);
+	id = need_id_column(rel, name, "prompt_id", &tables->event_id_kind, &tables->event_id_type);
+	(void) need_id_column(rel, name, "user_id", &tables->user_kind, &tables->user_type);
 	check_event_type(rel, name);
 	if (OidIsValid(tables->stats) && tables->event_id_kind != tables->id_kind)
 		bad_column_type(id, name, psprintf("%s as in %s", pst_id_name(tables->id_kind),
@@ -559,7 +579,9 @@ keep_events(PstTables *fresh)
 	fresh->events = cached.events;
 	fresh->events_owner = cached.events_owner;
 	fresh->event_id_kind = cached.event_id_kind;
+	fresh->event_id_type = cached.event_id_type;
 	fresh->user_kind = cached.user_kind;
+	fresh->user_type = cached.user_type;
 	fresh->fills_created_at = cached.fills_created_at;
 	fresh->event_prompts = cached.event_prompts;
 	memcpy(fresh->events_name, cached.events_name, sizeof(cached.events_name));

@@ -112,18 +112,23 @@ pst_may_complain(TimestampTz *last)
 	return true;
 }
 
-/* In the handler of an error */
+/* In the handler of an error.  FreeErrorData() leaves part of a copy behind, a reset nothing. */
 static void
 keep_error(PstFailure *failure)
 {
-	MemoryContext caller = MemoryContextSwitchTo(TopMemoryContext);
-	ErrorData  *error = CopyErrorData();
+	static MemoryContext context = NULL;
+	MemoryContext caller;
+	ErrorData  *error;
 
+	if (context == NULL)
+		context = AllocSetContextCreate(TopMemoryContext, "prompt_stats error", ALLOCSET_SMALL_SIZES);
+	caller = MemoryContextSwitchTo(context);
+	error = CopyErrorData();
 	failure->code = error->sqlerrcode;
-	strlcpy(failure->text, error->message, sizeof(failure->text));
-	FreeErrorData(error);
+	pst_copy_text(failure->text, error->message, sizeof(failure->text));
 	FlushErrorState();
 	MemoryContextSwitchTo(caller);
+	MemoryContextReset(context);
 }
 
 /*

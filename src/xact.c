@@ -228,9 +228,7 @@ get_collected(const PstTables *tables, PstDeltas *deltas)
 		PstDelta   *delta = &deltas->items[deltas->len++];
 
 		*delta = collected[i].delta;
-		if (collected[i].kind != tables->id_kind)
-			delta->id = pst_convert_id(delta->id, collected[i].kind, tables->id_kind,
-									   tables->stats_name);
+		delta->id = pst_stats_id(tables, delta->id, collected[i].kind);
 	}
 	pst_merge_deltas(deltas);
 }
@@ -379,7 +377,7 @@ static void
 finish_statistics(bool committed)
 {
 	if (committed && own_counts > 0 && database != NULL)
-		pg_atomic_fetch_add_u64(&database->own[own_reason], own_counts);
+		pst_count_own_fold(database, own_reason, own_counts);
 	own_counts = 0;
 }
 
