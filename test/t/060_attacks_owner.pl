@@ -329,7 +329,8 @@ foreach my $way (
 	on_stats('trigger that alters the tables', undef, $ALTER, $ALTER_TRIGGER,
 		'CREATE TRIGGER t AFTER INSERT OR UPDATE ON site.prompt_stats FOR EACH ROW EXECUTE FUNCTION evil_shop.alter_trigger()'))
 {
-	Attacks::try_way({ %$way, fails => qr/./ }, 'one_owner', Attacks::victims_of('stats', 'shop'));
+	# But for what is the caller's own INSERT, into a column that has another type meanwhile
+	Attacks::try_way({ %$way, fails => qr/./ }, 'one_owner', grep { $_->{name} !~ /fork$|legacy insert/ } Attacks::victims_of('stats', 'shop'));
 }
 
 # ---- other servers, and this one as another ----

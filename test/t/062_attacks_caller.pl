@@ -89,7 +89,7 @@ my @WAYS = (
 		'SET extra_float_digits = -15', 'SET row_security = off', 'SET constraint_exclusion = on', 'SET plan_cache_mode = force_custom_plan', 'SET check_function_bodies = off',
 		q(SET client_encoding = 'LATIN1'), q(SET xmloption = 'document'), 'SET default_with_oids = off', 'SET enable_indexscan = off', 'SET enable_seqscan = off', 'SET from_collapse_limit = 1',
 		'SET jit = on', 'SET jit_above_cost = 0', 'SET debug_discard_caches = 1', 'SET client_min_messages = debug5', 'SET backtrace_functions = \'ereport\'',
-		'SET default_tablespace = pg_default', 'SET temp_tablespaces = pg_default', 'SET search_path = ""' ] },
+		'SET default_tablespace = pg_default', 'SET temp_tablespaces = pg_default', q(SET search_path = '') ] },
 	{ name => 'isolation', session => [ 'SET default_transaction_isolation = serializable', 'SET default_transaction_deferrable = on' ] },
 );
 foreach my $way (@WAYS)
