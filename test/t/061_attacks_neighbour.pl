@@ -17,6 +17,11 @@
 #                                 itself: 062_attacks_caller.pl
 #   a caller who names no schema  finds the neighbour's increment_prompt_views(integer), as with any function
 #   pg_temp                       is a session's own: 062_attacks_caller.pl
+#
+# These were never seen to break a version, because names of the server's were always qualified,
+# or because an error came first: "names that fit better", "search_path of the database", "database
+# with ...", the views and other relations made beforehand, and the functions whose names the
+# first version looked for.  The other ways broke it, with one victim at least.
 
 use strict;
 use warnings FATAL => 'all';

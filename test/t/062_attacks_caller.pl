@@ -13,6 +13,10 @@
 #   an id or a number that can't    an error to its own caller, or rejected with a reason: tests "errors" and
 #   be counted                      031_async_crash.pl
 #   the pending counts of others    with the rights and policies of the reader: 033_async_rights.pl
+#
+# His session, and what is not for him, were never seen to break a version: names of the server's
+# and of tables were always qualified, pg_temp came last, and each function asked who owns the
+# tables.  The schema that keeps what is the extension's own did not exist in the first.
 
 use strict;
 use warnings FATAL => 'all';
