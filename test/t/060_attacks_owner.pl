@@ -30,6 +30,16 @@
 #   deferred triggers        all                 the trap queues one itself, in each cell
 #   SET, PREPARE, LISTEN,    all                 the trap does so itself, in each cell
 #   cursors, pg_temp, ROLE
+#
+# Most ways were seen to break the first version, with one victim at least.  These never did:
+#
+#   view in its place        the kind of a relation was always looked at first
+#   rule on insert           the server refuses ON CONFLICT there before it runs anything
+#   check of a domain of     is evaluated where prompts are written, which nobody does for us
+#   the prompts
+#   domain of the kinds      is evaluated at an INSERT only, which is the caller's own
+#   a read-only transaction  triggers had a level of settings from the beginning
+#   what is let through      the flusher let go of advisory locks from the beginning (worker.c)
 
 use strict;
 use warnings FATAL => 'all';
@@ -329,7 +339,8 @@ foreach my $way (
 	on_stats('trigger that alters the tables', undef, $ALTER, $ALTER_TRIGGER,
 		'CREATE TRIGGER t AFTER INSERT OR UPDATE ON site.prompt_stats FOR EACH ROW EXECUTE FUNCTION evil_shop.alter_trigger()'))
 {
-	Attacks::try_way({ %$way, fails => qr/./ }, 'one_owner', Attacks::victims_of('stats', 'shop'));
+	# But for what is the caller's own INSERT, into a column that has another type meanwhile
+	Attacks::try_way({ %$way, fails => qr/./ }, 'one_owner', grep { $_->{name} !~ /fork$|legacy insert/ } Attacks::victims_of('stats', 'shop'));
 }
 
 # ---- other servers, and this one as another ----

@@ -17,6 +17,11 @@
 #                                 itself: 062_attacks_caller.pl
 #   a caller who names no schema  finds the neighbour's increment_prompt_views(integer), as with any function
 #   pg_temp                       is a session's own: 062_attacks_caller.pl
+#
+# These were never seen to break a version, because names of the server's were always qualified,
+# or because an error came first: "names that fit better", "search_path of the database", "database
+# with ...", the views and other relations made beforehand, and the functions whose names the
+# first version looked for.  The other ways broke it, with one victim at least.
 
 use strict;
 use warnings FATAL => 'all';
@@ -234,8 +239,8 @@ foreach my $victim (Attacks::elsewhere($QUOTED, grep { !$_->{legacy} && $_->{use
 	Attacks::try_victim($NAME, "names: $victim->{name}", $victim, may => $NAME);
 }
 
-# The server takes no quotes and backslashes in the name of an extension's schema (extension.c: execute_extension_script)
-my $PERCENT = '"' . substr(q(%s%n%1$s; SELECT evil_shop.act(%L); -- ) . 'x' x 63, 0, 63) . '"';
+# The server takes no quotes, backslashes and comments in the name of an extension's schema (extension.c: execute_extension_script)
+my $PERCENT = '"' . substr(q(%s%n%L%I; SELECT evil_shop.act(%L); ) . 'x' x 63, 0, 63) . '"';
 Attacks::try_victim($NAME, 'names: CREATE EXTENSION', { user => 'admin', sql => [ 'DROP EXTENSION prompt_stats', "ALTER SCHEMA $QUOTED RENAME TO $PERCENT",
 	"CREATE EXTENSION prompt_stats SCHEMA $PERCENT", "SELECT $PERCENT.increment_prompt_views(1::bigint)", "CALL $PERCENT.prompt_stats_migrate()" ] }, may => $NAME);
 

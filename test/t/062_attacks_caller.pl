@@ -13,6 +13,10 @@
 #   an id or a number that can't    an error to its own caller, or rejected with a reason: tests "errors" and
 #   be counted                      031_async_crash.pl
 #   the pending counts of others    with the rights and policies of the reader: 033_async_rights.pl
+#
+# His session, and what is not for him, were never seen to break a version: names of the server's
+# and of tables were always qualified, pg_temp came last, and each function asked who owns the
+# tables.  The schema that keeps what is the extension's own did not exist in the first.
 
 use strict;
 use warnings FATAL => 'all';
@@ -89,7 +93,7 @@ my @WAYS = (
 		'SET extra_float_digits = -15', 'SET row_security = off', 'SET constraint_exclusion = on', 'SET plan_cache_mode = force_custom_plan', 'SET check_function_bodies = off',
 		q(SET client_encoding = 'LATIN1'), q(SET xmloption = 'document'), 'SET default_with_oids = off', 'SET enable_indexscan = off', 'SET enable_seqscan = off', 'SET from_collapse_limit = 1',
 		'SET jit = on', 'SET jit_above_cost = 0', 'SET debug_discard_caches = 1', 'SET client_min_messages = debug5', 'SET backtrace_functions = \'ereport\'',
-		'SET default_tablespace = pg_default', 'SET temp_tablespaces = pg_default', 'SET search_path = ""' ] },
+		'SET default_tablespace = pg_default', 'SET temp_tablespaces = pg_default', q(SET search_path = '') ] },
 	{ name => 'isolation', session => [ 'SET default_transaction_isolation = serializable', 'SET default_transaction_deferrable = on' ] },
 );
 foreach my $way (@WAYS)

@@ -19,6 +19,8 @@
 #
 # Before that the attacker himself springs the trap, with a statement of his own: one that
 # can't spring proves nothing.
+#
+# With ATTACKS=PATTERN in the environment only the ways are tried whose role and name match.
 
 use strict;
 use warnings FATAL => 'all';
@@ -128,6 +130,8 @@ my @TRICKS = (
 	'LISTEN evil_left',
 	'CREATE DOMAIN pg_temp.uuid AS pg_catalog.text CHECK (evil_%R.evil(\'temporary domain\') IS NOT NULL)',
 	'CREATE DOMAIN pg_temp.int8 AS pg_catalog.text CHECK (evil_%R.evil(\'temporary domain\') IS NOT NULL)',
+	'CREATE DOMAIN evil_%R.text AS pg_catalog.text CHECK (evil_%R.evil(\'domain moved\') IS NOT NULL)',
+	'ALTER DOMAIN evil_%R.text SET SCHEMA pg_temp',
 	'CREATE TEMPORARY TABLE prompt_stats (prompt_id bigint)',
 	'CREATE FUNCTION pg_temp.now() RETURNS timestamptz LANGUAGE sql AS \'SELECT NULL::timestamptz FROM evil_%R.evil(\'\'temporary function\'\')\'',
 	'SET CONSTRAINTS ALL DEFERRED',
@@ -630,6 +634,7 @@ sub try_way
 {
 	my ($way, $from, @victims) = @_;
 	my $role = $way->{role};
+	return if $ENV{ATTACKS} && "$role: $way->{name}" !~ /$ENV{ATTACKS}/;
 	my $database = new_database($from, $way->{database_owner});
 	my $sprung = 0;
 
