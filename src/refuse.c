@@ -2,14 +2,16 @@
  * refuse.c
  *		What the code of a table's owner is refused while it runs in a scope (run.c).
  *
- * SECURITY_RESTRICTED_OPERATION lets through two things that would change the session of
- * whoever counts:
+ * SECURITY_RESTRICTED_OPERATION lets through what would change the session of whoever counts,
+ * or show what is open in it:
  *
  * - SET CONSTRAINTS, which also fires what the caller has pending, with the owner's rights;
  * - types and functions in pg_temp, where names of types are looked up first
- *	 (namespace.c): a domain pg_temp.uuid would run its checks as the caller.
+ *	 (namespace.c): a domain pg_temp.uuid would run its checks as the caller;
+ * - the functions that take no name but act on what the session holds: its advisory locks, and
+ *	 the descriptors of its large objects, whose rights were checked when they were opened.
  *
- * Both are refused by hooks, which every statement and every new object passes.
+ * All are refused by hooks, which every statement, every new object and every call passes.
  */
 #include "prompt_stats.h"
 
@@ -74,6 +76,32 @@ schema_of_new(Oid class, Oid object)
 	return schema;
 }
 
+/* These act on what belongs to the session, whoever has taken or opened it */
+static bool
+is_of_session(Oid function)
+{
+	switch (function)
+	{
+		case F_PG_ADVISORY_UNLOCK_INT8:
+		case F_PG_ADVISORY_UNLOCK_INT4_INT4:
+		case F_PG_ADVISORY_UNLOCK_SHARED_INT8:
+		case F_PG_ADVISORY_UNLOCK_SHARED_INT4_INT4:
+		case F_PG_ADVISORY_UNLOCK_ALL:
+		case F_LOREAD:
+		case F_LOWRITE:
+		case F_LO_CLOSE:
+		case F_LO_LSEEK:
+		case F_LO_LSEEK64:
+		case F_LO_TELL:
+		case F_LO_TELL64:
+		case F_LO_TRUNCATE:
+		case F_LO_TRUNCATE64:
+			return true;
+		default:
+			return false;
+	}
+}
+
 static void
 see_access(ObjectAccessType access, Oid class, Oid object, int sub, void *arg)
 {
@@ -82,6 +110,8 @@ see_access(ObjectAccessType access, Oid class, Oid object, int sub, void *arg)
 	if (access == OAT_POST_CREATE && sub == 0 && pst_is_in_scope() && is_objectclass_supported(class) &&
 		isTempNamespace(schema_of_new(class, object)))
 		refuse("create temporary objects");
+	if (access == OAT_FUNCTION_EXECUTE && pst_is_in_scope() && is_of_session(object))
+		refuse("use advisory locks or large objects of the session");
 }
 
 void
