@@ -18,4 +18,5 @@ _PG_init(void)
 	PstGucInit();
 	PstTablesInit();
 	PstXactInit();
+	PstHooksInit();
 }

@@ -157,7 +157,16 @@ extern struct PstDatabase *pst_entry_of(Oid oid);
 extern void PstXactInit(void);
 extern bool pst_may_collect(void);
 extern void pst_collect(const PstTables *tables, const PstDeltas *deltas);
+extern bool pst_has_collected(void);
+extern void pst_keep_portal(void);
+extern void pst_finish_counting(void);
 extern bool pst_holds_conflicting_lock(Oid table);
+
+/* portal.c */
+extern void pst_ensure_portal(void);
+
+/* hooks.c */
+extern void PstHooksInit(void);
 
 /* group.c */
 extern bool pst_join_group(struct PstDatabase *db, const PstTables *tables, const PstDeltas *deltas, PstOwnFold *why);
