@@ -127,6 +127,7 @@ typedef enum PstOwnFold
 	PST_OWN_TABLE_LOCK,			/* it holds a lock that the flusher would wait
 								 * for */
 	PST_OWN_PREPARE,
+	PST_OWN_ORIGIN,				/* its commit is one of another server's */
 	PST_OWN_NO_MEMORY,			/* no shared memory, or none left */
 	PST_OWN_NO_FLUSHER,			/* off, starting, or no worker slot left */
 	PST_OWN_TOO_LARGE,			/* for a group, or for the table of pending

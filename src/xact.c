@@ -17,6 +17,7 @@
 #include "access/xact.h"
 #include "catalog/pg_class.h"
 #include "miscadmin.h"
+#include "replication/origin.h"
 #include "storage/lock.h"
 #include "storage/predicate.h"
 #include "storage/proc.h"
@@ -285,12 +286,17 @@ pst_holds_conflicting_lock(Oid table)
 	return false;
 }
 
-/* May others fold for us at all?  Else says why not. */
+/*
+ * May others fold for us at all?  Else says why not.  Where the commit comes from
+ * somewhere else, its record must say so: else it would be sent again after a crash.
+ */
 static bool
 may_hand_over(PstOwnFold *why)
 {
 	if (TransactionIdIsValid(GetTopTransactionIdIfAny()) || handed_over)
 		*why = PST_OWN_WRITES;
+	else if (replorigin_session_origin != InvalidRepOriginId)
+		*why = PST_OWN_ORIGIN;
 	else if (IsolationIsSerializable())
 		*why = PST_OWN_SERIALIZABLE;
 	else if (database == NULL)

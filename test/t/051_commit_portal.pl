@@ -1,5 +1,6 @@
 # Where a transaction's counts are decided upon: in the last step of COMMIT and PREPARE
-# in which code of users may run [19], with all that may run there.
+# in which code of users may run [19], with all that may run there; and whose own commit
+# record matters folds its own [20].
 
 use strict;
 use warnings FATAL => 'all';
@@ -258,6 +259,24 @@ foreach my $mode (qw(group async transaction))
 	is(outcome($session->query("BEGIN; SELECT increment_prompt_views($prompt); DECLARE c CURSOR WITH HOLD FOR SELECT 1; PREPARE TRANSACTION 'p'")), '0A000', "$mode: not with a cursor WITH HOLD");
 	is($session->query('SELECT count(*) FROM pg_cursors')->{rows}[0][0], 0, "$mode: which is gone");
 	is(views($prompt), 2, "$mode: nothing is counted");
+}
+
+# ---- whose commit comes from another server folds its own, so that it is not sent again
+
+sql("SELECT pg_replication_origin_create('o')");
+my $lsn = 0x2000;
+foreach my $mode (qw(group async transaction))
+{
+	$prompt++;
+	my $session = session();
+	my $origins = own_folds('origin');
+	my $at = sprintf('0/%X', $lsn += 0x1000);
+	$session->query("SET prompt_stats.durability = '$mode'; SELECT pg_replication_origin_session_setup('o')");
+	is(outcome($session->query("BEGIN; SELECT pg_replication_origin_xact_setup('$at', now()); SELECT increment_prompt_views($prompt) FROM generate_series(1, 20); COMMIT")), 'ok', "$mode: behind an origin");
+	is($session->query('SELECT pg_replication_origin_session_progress(true)')->{rows}[0][0], $at, "$mode: which has advanced");
+	is(views($prompt), 20, "$mode: it is counted");
+	is(own_folds('origin') - $origins, $mode eq 'transaction' ? 0 : 20, "$mode: as its own");
+	$session->query('SELECT pg_replication_origin_session_reset()');
 }
 
 # ---- libraries that count in a callback of their own
