@@ -88,6 +88,8 @@ OBJS = \
 	src/pending.o \
 	src/group.o \
 	src/xact.o \
+	src/portal.o \
+	src/hooks.o \
 	src/worker.o \
 	src/serve.o \
 	src/flush.o \

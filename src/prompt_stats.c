@@ -19,4 +19,5 @@ _PG_init(void)
 	PstTablesInit();
 	PstXactInit();
 	PstRefuseInit();
+	PstHooksInit();
 }

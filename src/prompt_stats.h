@@ -153,6 +153,7 @@ typedef enum PstOwnFold
 	PST_OWN_TABLE_LOCK,			/* it holds a lock that the flusher would wait
 								 * for */
 	PST_OWN_PREPARE,
+	PST_OWN_ORIGIN,				/* its commit is one of another server's */
 	PST_OWN_NO_MEMORY,			/* no shared memory, or none left */
 	PST_OWN_NO_FLUSHER,			/* off, starting, or no worker slot left */
 	PST_OWN_TOO_LARGE,			/* for a group, or for the table of pending
@@ -183,7 +184,16 @@ extern struct PstDatabase *pst_entry_of(Oid oid);
 extern void PstXactInit(void);
 extern bool pst_may_collect(void);
 extern void pst_collect(const PstTables *tables, const PstDeltas *deltas);
+extern bool pst_has_collected(void);
+extern void pst_keep_portal(void);
+extern void pst_finish_counting(void);
 extern bool pst_holds_conflicting_lock(Oid table);
+
+/* portal.c */
+extern void pst_ensure_portal(void);
+
+/* hooks.c */
+extern void PstHooksInit(void);
 
 /* group.c */
 extern bool pst_join_group(struct PstDatabase *db, const PstTables *tables, const PstDeltas *deltas, PstOwnFold *why);

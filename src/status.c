@@ -53,6 +53,7 @@ static const char *const own_fold_reasons[PST_NOWN] = {
 	[PST_OWN_SERIALIZABLE] = "serializable",
 	[PST_OWN_TABLE_LOCK] = "table_lock",
 	[PST_OWN_PREPARE] = "prepare",
+	[PST_OWN_ORIGIN] = "origin",
 	[PST_OWN_NO_MEMORY] = "no_memory",
 	[PST_OWN_NO_FLUSHER] = "no_flusher",
 	[PST_OWN_TOO_LARGE] = "too_large",

@@ -3,9 +3,12 @@
  *		What a transaction has counted, and what is done with it at its end.
  *
  * Deltas are collected per nesting level, so that ROLLBACK TO SAVEPOINT un-counts,
- * and decided upon at pre-commit, where errors are still allowed (xact.c:
- * CommitTransaction).  What is counted after that, by a trigger or by another
- * library's hook, is folded at the call.
+ * and decided upon when COMMIT or PREPARE closes the portal of portal.c: handed over to
+ * others, or folded here.  What triggers count meanwhile is folded at the call; what
+ * they leave to be done later may count again, and then there is another portal.
+ *
+ * In the callbacks, in which no code of users may run, the outcome is told, and nothing
+ * is folded.  A library that counts in a callback of its own gets an error.
  */
 #include "prompt_stats.h"
 
@@ -13,13 +16,12 @@
 
 #include "access/xact.h"
 #include "catalog/pg_class.h"
-#include "commands/trigger.h"
 #include "miscadmin.h"
+#include "replication/origin.h"
 #include "storage/lock.h"
 #include "storage/predicate.h"
 #include "storage/proc.h"
 #include "utils/memutils.h"
-#include "utils/portal.h"
 #include "utils/snapmgr.h"
 #include "utils/timeout.h"
 
@@ -51,7 +53,13 @@ static PstDatabase *database = NULL;
 static int64 own_counts = 0;
 static PstOwnFold own_reason;
 
-/* Our part of pre-commit has begun */
+/* What was collected is being handed over or folded */
+static bool deciding = false;
+
+/* It was handed over: the transaction must commit by itself, and now */
+static bool handed_over = false;
+
+/* The callbacks before the end of the transaction have been called */
 static bool ending = false;
 
 static void
@@ -167,6 +175,17 @@ make_room(void)
 	size_collected *= 2;
 }
 
+/* In a callback: nobody would fold it, and none may run the triggers of a table */
+static void
+late_count_error(void)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("cannot count at the end of a transaction"),
+			 errdetail("A library has counted from a callback that the server calls while it commits."),
+			 errhint("Count before COMMIT.")));
+}
+
 /*
  * May a call leave its deltas to the end of the transaction?  A security-restricted
  * operation must not queue what is done at commit (xact.c: CommitTransaction).
@@ -174,8 +193,24 @@ make_room(void)
 bool
 pst_may_collect(void)
 {
-	return pst_durability != PST_DURABILITY_TRANSACTION && !ending &&
+	if (ending)
+		late_count_error();
+	return pst_durability != PST_DURABILITY_TRANSACTION && !deciding &&
 		!InSecurityRestrictedOperation();
+}
+
+bool
+pst_has_collected(void)
+{
+	return ncollected > 0;
+}
+
+/* After a statement that may have closed it */
+void
+pst_keep_portal(void)
+{
+	if (ncollected > 0)
+		pst_ensure_portal();
 }
 
 /* After DROP TABLE or prompt_stats_setup() in the midst of a transaction that counts */
@@ -204,6 +239,7 @@ pst_collect(const PstTables *tables, const PstDeltas *deltas)
 	collected_schema = tables->schema;
 	collected_stats = tables->stats;
 	collected_collation = tables->id_collation;
+	pst_ensure_portal();
 	for (int i = 0; i < deltas->len; i++)
 	{
 		make_room();
@@ -248,14 +284,17 @@ pst_holds_conflicting_lock(Oid table)
 	return false;
 }
 
-/* May others fold for us at all?  Else says why not. */
+/*
+ * May others fold for us at all?  Else says why not.  Where the commit comes from
+ * somewhere else, its record must say so: else it would be sent again after a crash.
+ */
 static bool
-may_hand_over(bool preparing, PstOwnFold *why)
+may_hand_over(PstOwnFold *why)
 {
-	if (preparing)
-		*why = PST_OWN_PREPARE;
-	else if (TransactionIdIsValid(GetTopTransactionIdIfAny()))
+	if (TransactionIdIsValid(GetTopTransactionIdIfAny()) || handed_over)
 		*why = PST_OWN_WRITES;
+	else if (replorigin_session_origin != InvalidRepOriginId)
+		*why = PST_OWN_ORIGIN;
 	else if (IsolationIsSerializable())
 		*why = PST_OWN_SERIALIZABLE;
 	else if (database == NULL)
@@ -279,12 +318,9 @@ isolation_of_fold(void)
 		XactIsoLevel : XACT_READ_COMMITTED;
 }
 
-/*
- * Folds inside the transaction that is committing.  The triggers that this queues
- * would be forgotten, as the server has fired all deferred ones already.
- */
+/* Folds inside the transaction that is committing */
 static void
-fold_own(bool preparing)
+fold_own(void)
 {
 	const PstTables *tables = pst_lock_stats_again(collected_schema, collected_stats, true);
 	bool		read_only = XactReadOnly;
@@ -292,16 +328,13 @@ fold_own(bool preparing)
 	PstDeltas	deltas;
 
 	get_collected(tables, &deltas);
-	own_counts = pst_total_of(&deltas);
+	own_counts += pst_total_of(&deltas);
 	XactReadOnly = false;		/* SET TRANSACTION READ ONLY came after the
 								 * count */
 	XactIsoLevel = isolation_of_fold();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	(void) pst_fold(tables, &deltas);
 	PopActiveSnapshot();
-	do
-		AfterTriggerFireDeferred();
-	while (PreCommit_Portals(preparing));
 	XactIsoLevel = isolation;
 	XactReadOnly = read_only;
 }
@@ -324,13 +357,13 @@ may_join_group(const PstTables *tables, PstOwnFold *why)
 
 /* False where the transaction is to fold its own; the table is not locked */
 static bool
-hand_over(bool preparing, PstOwnFold *why)
+hand_over(PstOwnFold *why)
 {
 	bool		is_async = strongest_durability(0) == PST_DURABILITY_ASYNC;
 	const PstTables *tables;
 	PstDeltas	deltas;
 
-	if (!may_hand_over(preparing, why))
+	if (!may_hand_over(why))
 		return false;
 	tables = pst_recall_stats(collected_stats);
 	*why = PST_OWN_RETURNED;
@@ -357,31 +390,79 @@ begin_statement_timeout(void)
 	return true;
 }
 
-static void
-finish_counting(bool preparing)
+/* When the portal is closed */
+void
+pst_finish_counting(void)
 {
 	MemoryContext caller = MemoryContextSwitchTo(TopTransactionContext);
 	bool		timed = begin_statement_timeout();
 
+	deciding = true;
+
 	/* Without a lock: it would hold up whoever the flusher waits for */
-	if (!hand_over(preparing, &own_reason))
-		fold_own(preparing);
+	if (hand_over(&own_reason))
+		handed_over = true;
+	else
+		fold_own();
+	deciding = false;
+	forget_collected();
 	if (timed)
 		disable_timeout(STATEMENT_TIMEOUT, false);
 	pst_await_standbys();
 	MemoryContextSwitchTo(caller);
 }
 
-/* In the callbacks: must not fail */
+/* ---- callbacks ---- */
+
+/* The last time that something may fail */
 static void
-finish_statistics(bool committed)
+check_transaction(bool preparing)
 {
-	if (committed && own_counts > 0 && database != NULL)
+	ending = true;
+	if (ncollected > 0)
+		late_count_error();
+	if (preparing && handed_over)
+		elog(ERROR, "counts of a transaction that is being prepared are in the hands of others");
+}
+
+/*
+ * From a callback that was called though ours was not: the library was loaded there.  It
+ * is too late for an error.
+ */
+static void
+warn_of_lost_counts(void)
+{
+	if (ncollected > 0)
+		ereport(WARNING,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("what was counted at the end of a transaction is lost"),
+				 errdetail("A library has counted from a callback that the server calls while it commits."),
+				 errhint("Count before COMMIT.")));
+}
+
+static void
+finish_statistics(XactEvent event)
+{
+	if (event == XACT_EVENT_PREPARE)
+		own_reason = PST_OWN_PREPARE;
+	if (event != XACT_EVENT_ABORT && own_counts > 0 && database != NULL)
 		pst_count_own_fold(database, own_reason, own_counts);
 	own_counts = 0;
 }
 
-/* ---- callbacks ---- */
+/* Must not fail */
+static void
+end_transaction(XactEvent event)
+{
+	if (event != XACT_EVENT_ABORT)
+		warn_of_lost_counts();
+	ending = deciding = handed_over = false;
+	forget_collected();
+	finish_statistics(event);
+	pst_end_reserved(event == XACT_EVENT_COMMIT);
+	pst_end_solo();
+	pst_end_group(event == XACT_EVENT_ABORT);
+}
 
 static void
 at_transaction_event(XactEvent event, void *arg)
@@ -390,20 +471,12 @@ at_transaction_event(XactEvent event, void *arg)
 	{
 		case XACT_EVENT_PRE_COMMIT:
 		case XACT_EVENT_PRE_PREPARE:
-			ending = true;
-			if (ncollected > 0)
-				finish_counting(event == XACT_EVENT_PRE_PREPARE);
-			forget_collected();
+			check_transaction(event == XACT_EVENT_PRE_PREPARE);
 			break;
 		case XACT_EVENT_COMMIT:
 		case XACT_EVENT_ABORT:
 		case XACT_EVENT_PREPARE:
-			ending = false;
-			forget_collected();
-			finish_statistics(event != XACT_EVENT_ABORT);
-			pst_end_reserved(event == XACT_EVENT_COMMIT);
-			pst_end_solo();
-			pst_end_group(event == XACT_EVENT_ABORT);
+			end_transaction(event);
 			break;
 		default:
 			break;

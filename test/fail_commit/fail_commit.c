@@ -1,24 +1,43 @@
 /*
  * fail_commit.c
- *		A library whose pre-commit hook fails where fail_commit.now is on: what some
- *		other library might do after prompt_stats has waited for its group.
+ *		A library with a pre-commit hook: it fails where fail_commit.now is on, what
+ *		some other library might do after prompt_stats has waited for its group; and it
+ *		runs the SQL of fail_commit.run, which none should.
  */
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "executor/spi.h"
 #include "fmgr.h"
 #include "utils/guc.h"
+#include "utils/snapmgr.h"
 
 PG_MODULE_MAGIC;
 
 PGDLLEXPORT void _PG_init(void);
 
 static bool fail_now = false;
+static char *sql = NULL;
 
 static void
-fail(XactEvent event, void *arg)
+run(void)
 {
-	if (event == XACT_EVENT_PRE_COMMIT && fail_now)
+	PushActiveSnapshot(GetTransactionSnapshot());
+	SPI_connect();
+	if (SPI_execute(sql, false, 0) < 0)
+		elog(ERROR, "could not run \"%s\"", sql);
+	SPI_finish();
+	PopActiveSnapshot();
+}
+
+static void
+at_pre_commit(XactEvent event, void *arg)
+{
+	if (event != XACT_EVENT_PRE_COMMIT)
+		return;
+	if (sql[0] != '\0')
+		run();
+	if (fail_now)
 		ereport(ERROR,
 				(errcode(ERRCODE_EXTERNAL_ROUTINE_EXCEPTION),
 				 errmsg("fail_commit.now is on")));
@@ -29,5 +48,7 @@ _PG_init(void)
 {
 	DefineCustomBoolVariable("fail_commit.now", "Makes commits fail.", NULL, &fail_now,
 							 false, PGC_USERSET, 0, NULL, NULL, NULL);
-	RegisterXactCallback(fail, NULL);
+	DefineCustomStringVariable("fail_commit.run", "SQL that is run in each commit.", NULL, &sql,
+							   "", PGC_USERSET, 0, NULL, NULL, NULL);
+	RegisterXactCallback(at_pre_commit, NULL);
 }
