@@ -22,8 +22,8 @@ CREATE VIEW events AS
 --
 SELECT increment_prompt_views(:'p1'::uuid), increment_prompt_copies(:'p2'::uuid), increment_fork_count(:'p3'::uuid);
 TABLE counts ORDER BY prompt;
--- n at once, up to all that there is room for
-SELECT increment_prompt_views(:'p1'::uuid, 2), increment_prompt_copies(:'p1'::uuid, 3), increment_fork_count(:'p1'::uuid, 9223372036854775807);
+-- n at once, up to a thousand million
+SELECT increment_prompt_views(:'p1'::uuid, 2), increment_prompt_copies(:'p1'::uuid, 3), increment_fork_count(:'p1'::uuid, 1000000000);
 TABLE counts ORDER BY prompt;
 -- an array counts each element, repeated ones too; with n, each n times
 SELECT increment_prompt_views(ARRAY[:'p1', :'p2', :'p2']::uuid[]), increment_prompt_copies(ARRAY[:'p3', :'p1']::uuid[], 10),
@@ -40,6 +40,13 @@ TABLE events ORDER BY prompt, anonymous, event_type;
 SELECT count(*) AS functions, bool_and(prorettype = 'void'::regtype) AS void,
 	bool_and(provolatile = 'v' AND proparallel = 'u' AND NOT proisstrict AND NOT prosecdef) AS declared_right
 FROM pg_proc WHERE proname ~ '^(increment|track)_';
+
+-- declared without n they count one, of each prompt
+CREATE FUNCTION copy_one(id uuid) RETURNS void LANGUAGE c AS 'prompt_stats', 'increment_prompt_copies';
+CREATE FUNCTION copy_some(ids text[]) RETURNS void LANGUAGE c AS 'prompt_stats', 'increment_prompt_copies';
+SELECT copy_one(:'p3'), copy_some(ARRAY[:'p3', :'p2', :'p3']);
+TABLE counts ORDER BY prompt;
+DROP FUNCTION copy_one, copy_some;
 
 --
 -- Nothing to count
@@ -229,7 +236,7 @@ EXECUTE p;
 ALTER TABLE prompt_stats ADD COLUMN extra text DEFAULT 'x' NOT NULL;
 EXECUTE p;
 SELECT copy_count, extra FROM prompt_stats WHERE prompt_id = 3;
-SELECT increment_prompt_copies(3, 2147483645);
+SELECT increment_prompt_copies(ARRAY[3, 3, 3], 1000000000);
 DEALLOCATE ALL;
 DROP EXTENSION prompt_stats;
 DROP TABLE prompt_stats, prompt_events, prompts, users;
@@ -253,3 +260,89 @@ SELECT view_count FROM get_prompt_stats(1);
 SELECT prompt_id, view_count FROM prompt_stats_live ORDER BY prompt_id COLLATE "C";
 DROP EXTENSION prompt_stats;
 DROP TABLE prompt_stats, prompt_events, prompts, users;
+
+--
+-- Ids as an assignment brings them to their columns: blanks beyond the length of a varchar go
+--
+CREATE DOMAIN slug AS varchar(4);
+CREATE DOMAIN short_slug AS slug;
+CREATE TABLE prompt_events (id bigserial PRIMARY KEY, prompt_id slug NOT NULL, user_id varchar(3), event_type text);
+CREATE TABLE prompt_stats (prompt_id short_slug PRIMARY KEY, view_count bigint, copy_count bigint, fork_count integer);
+CREATE EXTENSION prompt_stats;
+SELECT increment_prompt_views('four   '), increment_prompt_views(ARRAY['four', 'four '], 10), increment_prompt_views('ab '), increment_prompt_views('ab    '),
+	increment_prompt_views(repeat(' ', 9)), increment_prompt_views('1234'::text || ' '), increment_prompt_views(1234);
+SELECT track_prompt_fork('four     ', 'ada  '), track_compare_add('four ', 'bo');
+SELECT quote_literal(prompt_id) AS prompt_id, view_count, fork_count FROM prompt_stats ORDER BY prompt_id COLLATE "C";
+SELECT quote_literal(prompt_id) AS prompt_id, quote_literal(user_id) AS user_id, event_type FROM prompt_events ORDER BY id;
+-- who reads finds what was counted; what is too long has no row
+SELECT id, view_count FROM unnest(ARRAY['four', 'four   ', 'ab ', 'ab  ', 'fourth']) AS id, get_prompt_stats(id);
+-- a wider and a narrower column, in a session that knows the table; and between a call and its commit
+ALTER TABLE prompt_stats ALTER prompt_id TYPE varchar(6);
+SELECT increment_prompt_views('four   ');
+SELECT quote_literal(prompt_id) AS prompt_id, view_count FROM prompt_stats WHERE prompt_id ~ 'four' ORDER BY 1;
+BEGIN;
+SELECT increment_prompt_views('seven '), increment_prompt_views('seven');
+ALTER TABLE prompt_stats ALTER prompt_id TYPE varchar(5);
+COMMIT;
+SELECT quote_literal(prompt_id) AS prompt_id, view_count FROM prompt_stats WHERE prompt_id ~ '(four|seven)' ORDER BY 1;
+DROP EXTENSION prompt_stats;
+DROP TABLE prompt_stats, prompt_events;
+DROP DOMAIN short_slug, slug;
+
+--
+-- BEFORE INSERT triggers: the count is in the row that they have made of it
+--
+CREATE TABLE prompt_events (id bigserial PRIMARY KEY, prompt_id text NOT NULL, user_id text, event_type text);
+CREATE TABLE prompt_stats (prompt_id text PRIMARY KEY, view_count bigint NOT NULL, copy_count bigint, fork_count integer);
+CREATE EXTENSION prompt_stats;
+CREATE FUNCTION tidy_row() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+	IF NEW.prompt_id = 'no' THEN
+		RETURN NULL;
+	END IF;
+	NEW.prompt_id := lower(btrim(NEW.prompt_id));
+	NEW.view_count := NEW.view_count + 100;
+	RETURN NEW;
+END $$;
+CREATE TRIGGER tidy_row BEFORE INSERT ON prompt_stats FOR EACH ROW EXECUTE FUNCTION tidy_row();
+CREATE FUNCTION count_them() RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+	PERFORM increment_prompt_views(id) FROM unnest(ARRAY['ABC', 'abc', ' Abc ', 'ABC', 'no']) AS id;
+	PERFORM increment_prompt_views(ARRAY['ABC', 'X', 'abc', 'aBC', 'x', 'no', 'ABC']);
+	PERFORM increment_prompt_copies(ARRAY['ABC', 'x'], 3);
+	RETURN current_setting('prompt_stats.durability');
+END $$;
+-- what it adds when a row is made is not added again
+SET prompt_stats.durability = 'transaction';
+SELECT count_them();
+SELECT * FROM prompt_stats ORDER BY prompt_id;
+SET prompt_stats.durability = 'group';
+SELECT count_them();
+SELECT * FROM prompt_stats ORDER BY prompt_id;
+BEGIN;
+SELECT count_them();
+CREATE TEMP TABLE writes ();
+COMMIT;
+SELECT * FROM prompt_stats ORDER BY prompt_id;
+SET prompt_stats.durability = 'async';
+SELECT count_them();
+SELECT prompt_stats_flush();
+SELECT * FROM prompt_stats ORDER BY prompt_id;
+-- one that is turned off has no say
+ALTER TABLE prompt_stats DISABLE TRIGGER tidy_row;
+SET prompt_stats.durability = 'transaction';
+SELECT increment_prompt_views('ABC');
+SELECT prompt_id, view_count FROM prompt_stats ORDER BY prompt_id COLLATE "C";
+ALTER TABLE prompt_stats ENABLE REPLICA TRIGGER tidy_row;
+SELECT increment_prompt_views('new'), increment_prompt_views(ARRAY['new', 'ABC', 'Newer']);
+SELECT prompt_id, view_count FROM prompt_stats ORDER BY prompt_id COLLATE "C";
+-- no room in the row that it chooses
+ALTER TABLE prompt_stats ENABLE TRIGGER tidy_row;
+UPDATE prompt_stats SET view_count = 9223372036854775807, fork_count = 2147483647 WHERE prompt_id = 'x';
+SELECT increment_prompt_views('X');
+SELECT increment_fork_count(ARRAY['X', 'abc']);
+SELECT prompt_id, fork_count FROM prompt_stats WHERE prompt_id IN ('x', 'abc') ORDER BY 1;
+RESET prompt_stats.durability;
+DROP EXTENSION prompt_stats;
+DROP TABLE prompt_stats, prompt_events, writes;
+DROP FUNCTION tidy_row, count_them;

@@ -40,7 +40,7 @@ CREATE VIEW unchanged AS SELECT
 	AND (SELECT count(*) FROM prompt_events) = 1 AS unchanged;
 
 --
--- NULL, and negative n
+-- NULL, and n that is negative or too large
 --
 SELECT try('SELECT increment_prompt_views(NULL)');
 SELECT try('SELECT increment_prompt_views(NULL::uuid)');
@@ -52,6 +52,9 @@ SELECT try('SELECT increment_prompt_views(ARRAY[NULL]::uuid[], 0)');
 SELECT try(format('SELECT increment_prompt_views(%L, NULL)', :'p1'));
 SELECT try(format('SELECT increment_prompt_views(%L, -1)', :'p1'));
 SELECT try(format('SELECT increment_fork_count(ARRAY[%L]::uuid[], -9223372036854775808)', :'p1'));
+SELECT try(format('SELECT increment_prompt_views(%L, 1000000001)', :'p1'));
+SELECT try(format('SELECT increment_fork_count(ARRAY[%L]::uuid[], 9223372036854775807)', :'p1'));
+SELECT try('SELECT increment_prompt_copies(''{}''::uuid[], 1000000001)');
 SELECT try('SELECT increment_prompt_views(''{}''::uuid[], -1)');
 SELECT try('SELECT track_prompt_fork(NULL::uuid, NULL::uuid)');
 SELECT try('SELECT track_compare_add(NULL, NULL)');
@@ -98,10 +101,7 @@ DROP VIEW unchanged;
 --
 UPDATE prompt_stats SET view_count = 9223372036854775800;
 SELECT try(format('SELECT increment_prompt_views(%L, 8)', :'p1'));
-SELECT try(format('SELECT increment_prompt_views(%L, 9223372036854775807)', :'p1'));
 SELECT try(format('SELECT increment_prompt_views(ARRAY[%L, %1$L]::uuid[], 4)', :'p1'));
--- sums of an array
-SELECT try(format('SELECT increment_prompt_copies(ARRAY[%L, %1$L]::uuid[], 9223372036854775807)', :'p1'));
 SELECT view_count, copy_count FROM prompt_stats;
 SELECT try(format('SELECT increment_prompt_views(%L, 7)', :'p1'));
 SELECT view_count, copy_count FROM prompt_stats;
@@ -110,11 +110,11 @@ ALTER TABLE prompt_stats ALTER view_count TYPE integer USING 2147483640, ALTER c
 INSERT INTO prompts SELECT :'nobody';
 SELECT try(format('SELECT increment_prompt_views(%L, 8)', :'p1'));
 SELECT try(format('SELECT increment_prompt_views(ARRAY[%L, %L]::uuid[], 8)', :'p1', :'nobody'));
-SELECT try(format('SELECT increment_prompt_copies(%L, 2147483648)', :'nobody'));
-SELECT try(format('SELECT increment_prompt_copies(ARRAY[%L, %1$L]::uuid[], 1073741824)', :'nobody'));
+SELECT try(format('SELECT increment_prompt_copies(array_fill(%L::uuid, ''{3}''), 1000000000)', :'nobody'));
+SELECT try(format('SELECT increment_prompt_copies(%L, 1000000000), increment_prompt_copies(ARRAY[%1$L, %1$L]::uuid[], 1000000000)', :'nobody'));
 SELECT view_count, copy_count FROM prompt_stats;
 -- the other counters go on, and so do other prompts
-SELECT try(format('SELECT increment_fork_count(%L, 2147483648)', :'p1'));
+SELECT try(format('SELECT increment_fork_count(array_fill(%L::uuid, ''{3}''), 1000000000)', :'p1'));
 SELECT try(format('SELECT increment_prompt_views(%L, 8)', :'nobody'));
 SELECT view_count, copy_count, fork_count FROM prompt_stats ORDER BY prompt_id;
 -- the hint mends it
@@ -134,6 +134,8 @@ SELECT try('SELECT prompt_stats_recount_forks(false, -1)') ~ '^22023 ';
 SELECT try('SELECT prompt_stats_setup(''prompts'', ''prompt_stats'')');
 SELECT try('SELECT prompt_stats_setup(''prompt_events'', ''prompt_events'')');
 SELECT try('SELECT prompt_stats_setup(''no_table'')');
+SELECT try('SELECT prompt_stats_setup(999999::regclass)') ~ '^42P01 ';
+SELECT try('SELECT prompt_stats_setup(''prompt_events'', 999999::regclass)') ~ '^42P01 ';
 SELECT try('SELECT prompt_stats_setup(''pg_class'', ''pg_class'')');
 SELECT events, stats FROM prompt_stats_tables();
 CALL prompt_stats_migrate(0);
@@ -264,9 +266,21 @@ SELECT try('SELECT increment_prompt_views(9223372036854775807)');
 SELECT try('SELECT increment_prompt_views(ARRAY[1, 9223372036854775807])');
 SELECT try('SELECT track_compare_add(9223372036854775807, 1)');
 SELECT try('SELECT * FROM get_prompt_stats(9223372036854775807)');
+SELECT try('SELECT increment_prompt_views(-2147483649)');
+SELECT try('SELECT increment_prompt_views(''2147483648'')');
+SELECT try('SELECT increment_prompt_views(ARRAY[''2147483648''])');
+SELECT try('SELECT increment_prompt_views(2147483647)');
 SELECT try('SELECT increment_prompt_views(''{1,2}'')');
 SELECT try('SELECT increment_prompt_views(2)');
 SELECT count(*) FROM prompt_stats;
+-- users, too
+ALTER TABLE prompt_events ALTER user_id TYPE integer USING NULL;
+SELECT try('SELECT track_prompt_fork(1, 2147483648)');
+SELECT try('SELECT track_compare_add(''1'', ''-2147483649'')');
+-- the hint mends it
+ALTER TABLE prompt_stats DROP CONSTRAINT prompt_stats_prompt_id_fkey;
+SELECT try('SELECT increment_prompt_views(2147483648)', true);
+SELECT try('SELECT track_compare_add(1, 2147483648)', true);
 DROP EXTENSION prompt_stats;
 DROP TABLE prompt_stats, prompt_events, prompts;
 
@@ -274,10 +288,49 @@ DROP TABLE prompt_stats, prompt_events, prompts;
 CREATE TABLE prompts (id varchar(3) PRIMARY KEY);
 CREATE EXTENSION prompt_stats;
 SELECT try('SELECT increment_prompt_views(''abcd'')');
+SELECT try('SELECT increment_prompt_views(''abcd    '')');
+SELECT try('SELECT increment_prompt_views(ARRAY[''abc'', ''abcd''])');
+SELECT try('SELECT increment_prompt_views(1234)');
+SELECT try('SELECT increment_prompt_views(gen_random_uuid())') ~ '^22001 id "[-0-9a-f]{36}" is too long for column "prompt_id" of table public.prompt_stats\n';
+SELECT try('SELECT track_prompt_fork(''abcd'', NULL)');
+SELECT try('SELECT * FROM get_prompt_stats(''abcd'')');
+-- cut, for it may be of any length
+SELECT try('SELECT increment_prompt_views(repeat(''abc'', 100000))');
+SELECT try('SELECT increment_prompt_views(''{'' || repeat(''abc'', 100000) || ''}'')');
 SELECT try('SELECT increment_prompt_views(''{a,b}'')');
 SELECT count(*) FROM prompt_stats;
+-- the hint mends it
+ALTER TABLE prompt_stats DROP CONSTRAINT prompt_stats_prompt_id_fkey;
+ALTER TABLE prompt_events ALTER user_id TYPE varchar(3) USING NULL, DROP CONSTRAINT prompt_events_prompt_id_fkey;
+SELECT try('SELECT increment_prompt_views(''abcd'')', true);
+SELECT try('SELECT track_prompt_fork(''abc'', ''lovelace'')', true);
+SELECT try('SELECT track_prompt_fork(''abcd'', NULL)', true);
 DROP EXTENSION prompt_stats;
 DROP TABLE prompt_stats, prompt_events, prompts;
+
+--
+-- Rows that policies keep from the owner of the table: no count is lost without a word
+--
+CREATE ROLE regress_owner;
+CREATE TABLE prompts (id text PRIMARY KEY);
+INSERT INTO prompts VALUES ('a'), ('b'), ('c');
+ALTER TABLE prompts OWNER TO regress_owner;
+CREATE EXTENSION prompt_stats;
+SELECT increment_prompt_views(ARRAY['a', 'b']);
+ALTER TABLE prompt_stats ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+CREATE POLICY look ON prompt_stats FOR SELECT USING (prompt_id <> 'b');
+SELECT try('SELECT increment_prompt_views(''a'')');
+SELECT try('SELECT increment_prompt_views(''b'')') ~ '^42501 ';
+SELECT try('SELECT increment_prompt_views(ARRAY[''a'', ''b''])') ~ '^42501 ';
+SELECT try('SELECT increment_prompt_views(''c'')') ~ '^42501 ';
+CREATE POLICY add ON prompt_stats FOR INSERT WITH CHECK (true);
+SELECT try('SELECT increment_prompt_views(''b'')');
+SELECT prompt_id, view_count FROM prompt_stats ORDER BY prompt_id;
+SELECT try('SELECT increment_prompt_views(''a'')', true);
+SELECT prompt_id, view_count FROM prompt_stats ORDER BY prompt_id;
+DROP EXTENSION prompt_stats;
+DROP TABLE prompt_stats, prompt_events, prompts;
+DROP ROLE regress_owner;
 
 --
 -- Functions of the same names, at CREATE EXTENSION: the DROP statements work
