@@ -19,7 +19,8 @@
  *	 expressions of indexes: a table that has them is for statements (tables.c:
  *	 runs_user_code); other policies are none for the owner;
  * - the constraint of a partition, another access method, columns of other types: is_plain();
- * - rights: the owner's, when the table is read;
+ * - rights: the owner's, when the table is read.  A library that is asked as well
+ *	 (ExecutorCheckPerms_hook) must be asked: may_update();
  * - replica identity, and what is published: check_identity();
  * - foreign keys: none may contain what we set, so a key does not change.  A row that this
  *	 transaction wrote is checked once more all the same (ri_triggers.c:
@@ -403,7 +404,8 @@ may_update(const PstTables *tables)
 	 * A snapshot of the whole transaction has to fail where somebody changed
 	 * the row
 	 */
-	return OidIsValid(tables->direct_index) && !IsolationUsesXactSnapshot();
+	return OidIsValid(tables->direct_index) && !IsolationUsesXactSnapshot() &&
+		ExecutorCheckPerms_hook == NULL;
 }
 
 /*
