@@ -404,7 +404,7 @@ report(const PstHold *hold)
 	const int64 *n = hold->entry->pending;
 
 	ereport(LOG,
-			(errmsg("could not flush counts of prompt %s: its row or table stays locked",
+			(errmsg("could not flush counts of prompt %s: its row or table stays locked, or its triggers take too long",
 					print_key(&hold->key)),
 			 errdetail(INT64_FORMAT " views, " INT64_FORMAT " copies, " INT64_FORMAT " forks.",
 					   n[PST_VIEWS], n[PST_COPIES], n[PST_FORKS])));

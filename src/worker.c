@@ -17,7 +17,12 @@
  * However it ends, the server aborts its transaction first, and then leave() returns
  * all that is queued, and sees that somebody flushes what is pending.
  *
- * SIGTERM, which a shutdown sends, too, makes it flush what is pending before it goes.
+ * SIGTERM, which a shutdown sends, too, cancels what runs, and makes it flush what is
+ * pending before it goes.  A second one ends it at once.
+ *
+ * Nothing that a trigger does holds up those who wait for it, nor a shutdown: a transaction
+ * that takes too long is cancelled, and if it catches that, the flusher is ended, which no SQL
+ * can catch.
  *
  * There are never two in a database: PstDatabase.flusher goes to READY by
  * compare-and-exchange, from STARTING, or from NO_FLUSHER where a start was given up too
@@ -48,11 +53,6 @@
 #define IDLE_CHECK_MS		500
 #define IDLE_MS				2000	/* it goes, after that */
 #define ABANDONED_MS		1000	/* the same where no session is left */
-#define FOLD_MS				10000	/* a trigger that takes longer is
-									 * cancelled */
-#ifndef LEAVING_MS
-#define LEAVING_MS			30000	/* for rows that stay locked at shutdown */
-#endif
 #define START_AGAIN_MS		1000	/* after a start that came to nothing */
 #define COMPLAIN_MS			1000
 
@@ -65,6 +65,73 @@ static bool is_durable = true;	/* the commit of the transaction that runs */
 static bool is_ready = false;	/* we are the flusher */
 static bool has_retired = false;	/* we were */
 static volatile sig_atomic_t is_terminated = false;
+static volatile sig_atomic_t is_ended = false;	/* by a second SIGTERM */
+
+/* Set where a limit has ended us */
+static volatile sig_atomic_t fold_overran = false;
+static volatile sig_atomic_t leaving_overran = false;
+
+static TimeoutId fold_limit;
+static TimeoutId leaving_limit;
+
+/* The table that we write into, for the log: there it is too late to look up its name */
+static char folding[PST_QUALIFIED_LEN];
+
+/* ---- limits ---- */
+
+/* In a signal handler: the next check for interrupts is FATAL, which no SQL can catch */
+static void
+end_process(void)
+{
+	ProcDiePending = true;
+	InterruptPending = true;
+}
+
+static void
+at_fold_limit(void)
+{
+	fold_overran = true;
+	end_process();
+}
+
+static void
+at_leaving_limit(void)
+{
+	leaving_overran = true;
+	end_process();
+}
+
+static void
+begin_limits(void)
+{
+	EnableTimeoutParams limits[] = {
+		{STATEMENT_TIMEOUT, TMPARAM_AFTER, PST_FOLD_MS, 0},
+		{fold_limit, TMPARAM_AFTER, PST_FOLD_END_MS, 0},
+	};
+
+	enable_timeouts(limits, lengthof(limits));
+}
+
+/*
+ * Whatever comes after the end of a transaction comes too late, and must not hit the next
+ * one.  But where this ends the transaction of a process that exits, it is told why.
+ */
+static void
+end_limits(void)
+{
+	DisableTimeoutParams limits[] = {
+		{STATEMENT_TIMEOUT, false},
+		{fold_limit, false},
+	};
+
+	disable_timeouts(limits, lengthof(limits));
+	if (!fold_overran || proc_exit_inprogress)
+		return;
+	fold_overran = false;
+	ProcDiePending = false;
+	if (is_ended || leaving_overran)
+		end_process();
+}
 
 /* ---- a transaction ---- */
 
@@ -84,6 +151,7 @@ at_flusher_event(XactEvent event, void *arg)
 		set_sync_commit();		/* a trigger may have changed it */
 	else if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT)
 	{
+		end_limits();
 		pst_end_group_fold(event == XACT_EVENT_COMMIT);
 		pst_end_flights(event == XACT_EVENT_COMMIT);
 	}
@@ -143,7 +211,7 @@ pst_run_transaction(void (*step) (void), bool durable, PstFailure *failure)
 	{
 		StartTransactionCommand();
 		reset_settings();
-		enable_timeout_after(STATEMENT_TIMEOUT, FOLD_MS);
+		begin_limits();
 		step();
 	}
 	PG_CATCH();
@@ -156,7 +224,7 @@ pst_run_transaction(void (*step) (void), bool durable, PstFailure *failure)
 		ok = false;
 	}
 	PG_END_TRY();
-	disable_timeout(STATEMENT_TIMEOUT, false);
+	end_limits();				/* where it has not even begun */
 	MemoryContextSwitchTo(caller);
 
 	/* pg_advisory_lock() by a trigger */
@@ -172,6 +240,7 @@ pst_fold_as_owner(const PstTables *tables, void (*fold) (const PstTables *))
 	Oid			me = GetUserId();
 	Oid			owner = tables->stats_owner;
 
+	strlcpy(folding, tables->stats_name, sizeof(folding));
 	SetSessionAuthorization(owner, superuser_arg(owner));
 	pst_enter_owner(&scope, owner, tables->runs_code ? tables->stats_path : NULL, tables->stats);
 	PushActiveSnapshot(GetTransactionSnapshot());
@@ -287,13 +356,14 @@ serve(void)
 
 /*
  * Takes nothing more, and flushes until nothing is left: also transactions that have
- * reserved are waited for.
+ * reserved are waited for.  What stays locked is left, and leave() tells of it.
  */
 static void
 flush_and_leave(void)
 {
 	TimestampTz began = GetCurrentTimestamp();
 
+	enable_timeout_after(leaving_limit, PST_LEAVING_END_MS);
 	pg_atomic_write_u32(&pst_served->flusher, PST_FLUSHER_LEAVING);
 	pg_memory_barrier();
 	pst_return_waiting();
@@ -301,12 +371,10 @@ flush_and_leave(void)
 	{
 		pst_flush_pending();
 		pst_return_waiting();
-		if (TimestampDifferenceExceeds(began, GetCurrentTimestamp(), LEAVING_MS))
-		{
-			pst_report_leftover();
+		if (TimestampDifferenceExceeds(began, GetCurrentTimestamp(), PST_LEAVING_MS))
 			return;
-		}
 		pg_usleep(5000L);
+		pst_check_interrupts();
 	}
 }
 
@@ -328,6 +396,29 @@ resign(void)
 		(void) pg_atomic_compare_exchange_u32(&pst_served->flusher, &starting, PST_NO_FLUSHER);
 }
 
+static void
+report_limit(void)
+{
+	if (fold_overran)
+		ereport(LOG,
+				(errmsg("ended the prompt_stats flusher, for its transaction did not end within %d s",
+						PST_FOLD_END_MS / 1000),
+				 errdetail("It was writing into table %s. It was canceled after %d s, in vain.",
+						   folding, PST_FOLD_MS / 1000),
+				 errhint("Look for a trigger or function of that table that catches query_canceled.")));
+	else if (leaving_overran)
+		ereport(LOG,
+				(errmsg("ended the prompt_stats flusher, for it did not flush what is pending within %d s",
+						PST_LEAVING_END_MS / 1000)));
+}
+
+/* At a shutdown no other flusher comes */
+static bool
+is_last(void)
+{
+	return is_terminated || !pst_use_flusher;
+}
+
 /*
  * Nobody waits for a flusher that is gone, and what is pending finds another.
  * Registered before the server's own callback that aborts the transaction, hence
@@ -336,6 +427,9 @@ resign(void)
 static void
 leave(int code, Datum arg)
 {
+	report_limit();
+	if (is_ready && is_last())
+		pst_report_leftover();
 	resign();
 	pst_end_soloist();
 	if (!has_retired)
@@ -382,12 +476,17 @@ announce(void)
 	return true;
 }
 
-/* What runs is cancelled, for it may wait for long; then the loop sees it */
+/* What runs is cancelled, for it may wait for long; then the loop sees it, or a second one ends us */
 static void
 handle_sigterm(SIGNAL_ARGS)
 {
 	int			save_errno = errno;
 
+	if (is_terminated && !proc_exit_inprogress)
+	{
+		is_ended = true;
+		end_process();
+	}
 	is_terminated = true;
 	QueryCancelPending = true;
 	InterruptPending = true;
@@ -410,6 +509,8 @@ prompt_stats_flusher_main(Datum arg)
 	pst_serve_init();
 	pst_flush_init();
 	RegisterXactCallback(at_flusher_event, NULL);
+	fold_limit = RegisterTimeout(USER_TIMEOUT, at_fold_limit);
+	leaving_limit = RegisterTimeout(USER_TIMEOUT, at_leaving_limit);
 	pgstat_report_activity(STATE_RUNNING, "folding counts");
 	pqsignal(SIGTERM, handle_sigterm);
 	if (ProcDiePending)
