@@ -48,6 +48,7 @@ extern void pst_serve_waiting(void);
 extern bool pst_holds_waiting(void);
 extern void pst_return_waiting(void);
 extern void pst_end_soloist(void);
+extern void pst_begin_group_commit(void);
 extern void pst_end_group_fold(bool committed);
 
 /* flush.c */

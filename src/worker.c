@@ -22,7 +22,8 @@
  *
  * Nothing that a trigger does holds up those who wait for it, nor a shutdown: a transaction
  * that takes too long is cancelled, and if it catches that, the flusher is ended, which no SQL
- * can catch.
+ * can catch.  Where not even that helps, for it is stopped or runs code that does not
+ * check for interrupts, others notice that its heart does not beat (group.c).
  *
  * There are never two in a database: PstDatabase.flusher goes to READY by
  * compare-and-exchange, from STARTING, or from NO_FLUSHER where a start was given up too
@@ -47,6 +48,7 @@
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
+#include "utils/syscache.h"
 #include "utils/timeout.h"
 #include "utils/timestamp.h"
 
@@ -76,6 +78,12 @@ static TimeoutId leaving_limit;
 
 /* The table that we write into, for the log: there it is too late to look up its name */
 static char folding[PST_QUALIFIED_LEN];
+
+static void
+beat(void)
+{
+	pg_atomic_write_u64(&pst_served->heartbeat, pst_clock_ms());
+}
 
 /* ---- limits ---- */
 
@@ -148,7 +156,10 @@ static void
 at_flusher_event(XactEvent event, void *arg)
 {
 	if (event == XACT_EVENT_PRE_COMMIT)
+	{
 		set_sync_commit();		/* a trigger may have changed it */
+		pst_begin_group_commit();
+	}
 	else if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT)
 	{
 		end_limits();
@@ -206,6 +217,7 @@ pst_run_transaction(void (*step) (void), bool durable, PstFailure *failure)
 	bool		ok = true;
 
 	is_durable = durable;
+	beat();
 	SetCurrentStatementStartTimestamp();
 	PG_TRY();
 	{
@@ -225,6 +237,7 @@ pst_run_transaction(void (*step) (void), bool durable, PstFailure *failure)
 	}
 	PG_END_TRY();
 	end_limits();				/* where it has not even begun */
+	pg_atomic_write_u32(&pst_served->folding, InvalidOid);
 	MemoryContextSwitchTo(caller);
 
 	/* pg_advisory_lock() by a trigger */
@@ -241,6 +254,7 @@ pst_fold_as_owner(const PstTables *tables, void (*fold) (const PstTables *))
 	Oid			owner = tables->stats_owner;
 
 	strlcpy(folding, tables->stats_name, sizeof(folding));
+	pg_atomic_write_u32(&pst_served->folding, tables->stats);
 	SetSessionAuthorization(owner, superuser_arg(owner));
 	pst_enter_owner(&scope, owner, tables->runs_code ? tables->stats_path : NULL, tables->stats);
 	PushActiveSnapshot(GetTransactionSnapshot());
@@ -335,6 +349,7 @@ serve(void)
 	pst_last_fold = GetCurrentTimestamp();
 	while (pst_use_flusher && !is_terminated)
 	{
+		beat();
 		pst_serve_waiting();
 		if (pst_time_to_flush() == 0)
 			pst_flush_pending();
@@ -369,6 +384,7 @@ flush_and_leave(void)
 	pst_return_waiting();
 	while (!retire())
 	{
+		beat();
 		pst_flush_pending();
 		pst_return_waiting();
 		if (TimestampDifferenceExceeds(began, GetCurrentTimestamp(), PST_LEAVING_MS))
@@ -467,6 +483,7 @@ announce(void)
 {
 	uint32		state = PST_FLUSHER_STARTING;
 
+	beat();
 	while (!pg_atomic_compare_exchange_u32(&pst_served->flusher, &state, PST_FLUSHER_READY))
 		if (state != PST_NO_FLUSHER && state != PST_FLUSHER_STARTING)
 			return false;
@@ -539,6 +556,43 @@ may_start(PstDatabase *db)
 	return none == PST_NO_FLUSHER || none == PST_FLUSHER_STARTING;
 }
 
+/* Who finds it silent first tells of it */
+static bool
+is_first_to_tell(PstDatabase *db)
+{
+	uint64		heartbeat = pg_atomic_read_u64(&db->heartbeat);
+	uint64		told = pg_atomic_read_u64(&db->silence_told);
+
+	return told != heartbeat &&
+		pg_atomic_compare_exchange_u64(&db->silence_told, &told, heartbeat);
+}
+
+/* What a silent flusher is at; reads the catalog */
+static char *
+describe_folding(PstDatabase *db)
+{
+	Oid			table = pg_atomic_read_u32(&db->folding);
+
+	if (!OidIsValid(table) || !SearchSysCacheExists1(RELOID, ObjectIdGetDatum(table)))
+		return "It was not writing into any table.";
+	return psprintf("It was writing into table %s.", pst_qualified_name(table));
+}
+
+/* By who needs it and finds it silent; once in the log, by the first */
+void
+pst_report_silence(PstDatabase *db)
+{
+	uint32		proc = pg_atomic_read_u32(&db->flusher_proc);
+
+	if (proc == PST_NONE || !is_first_to_tell(db))
+		return;
+	ereport(LOG,
+			(errmsg("the prompt_stats flusher (PID %d) has given no sign of life for %d s",
+					ProcGlobal->allProcs[proc].pid, PST_SILENT_MS / 1000),
+			 errdetail("%s Meanwhile transactions fold their own counts.", describe_folding(db)),
+			 errhint("If the process is not stopped, look for code that the table runs and that does not check for interrupts.")));
+}
+
 /* By who needs one; this does not wait for the start, which may come to nothing */
 void
 pst_start_flusher(PstDatabase *db)
@@ -546,6 +600,8 @@ pst_start_flusher(PstDatabase *db)
 	BackgroundWorker worker = {0};
 	uint32		starting = PST_FLUSHER_STARTING;
 
+	if (pst_is_flusher_silent(db))
+		pst_report_silence(db);
 	if (!may_start(db))
 		return;
 	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
