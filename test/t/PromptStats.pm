@@ -26,14 +26,14 @@ package PromptStats::Connection;
 # Undefined while the server is not there
 sub new
 {
-	my ($class, $node, $name) = @_;
+	my ($class, $node, $name, $database) = @_;
 	my $socket = IO::Socket::UNIX->new(
 		Type => Socket::SOCK_STREAM(),
 		Peer => $node->host . '/.s.PGSQL.' . $node->port) or return;
 	my $self = bless { socket => $socket, buffer => '' }, $class;
 	my %options = (
 		user => scalar getpwuid($>),
-		database => 'postgres',
+		database => $database // 'postgres',
 		application_name => $name);
 	my $startup = join '', map { "$_\0$options{$_}\0" } sort keys %options;
 
@@ -113,6 +113,15 @@ sub send_query
 	my ($self, $sql) = @_;
 	$self->send_bytes(pack('aNZ*', 'Q', length($sql) + 5, $sql));
 	return;
+}
+
+# Whether a result has begun to come, within so many seconds
+sub has_answered
+{
+	my ($self, $seconds) = @_;
+	return 1 if length $self->{buffer};
+	vec(my $sockets = '', fileno $self->{socket}, 1) = 1;
+	return select($sockets, undef, undef, $seconds) > 0;
 }
 
 sub query
