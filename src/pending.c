@@ -374,7 +374,7 @@ pst_reserve(PstDatabase *db, const PstTables *tables, const PstDeltas *deltas,
 	*why = PST_OWN_TOO_LARGE;
 	if (deltas->len > MAX_RESERVED)
 		return false;
-	if (!pst_is_flusher_ready(db))
+	if (!pst_is_flusher_alive(db))
 	{
 		*why = PST_OWN_NO_FLUSHER;
 		pst_start_flusher(db);
