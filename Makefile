@@ -103,6 +103,7 @@ REGRESS = \
 	setup \
 	counting \
 	errors \
+	arguments \
 	transactions \
 	durability \
 	privileges \
