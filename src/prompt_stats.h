@@ -85,12 +85,13 @@ typedef struct PstTables
 	AttrNumber	counter_columns[PST_NCOUNTERS];
 	AttrNumber	updated_at_column;	/* where sets_updated_at */
 	int64		counter_max[PST_NCOUNTERS];
-	bool		sets_updated_at;	/* we created the table */
+	bool		sets_updated_at;	/* we created the column */
 	bool		runs_code;		/* writing a row can run functions of users */
 	bool		alters_inserts; /* a trigger has a say in what is inserted */
 	Oid			direct_index;	/* to find rows without a statement, or
 								 * InvalidOid: direct.c */
 	Oid			direct_equality;	/* function that compares its key */
+	bool		has_foreign_key;	/* where rows are found so */
 	Oid			prompts;		/* what prompt_stats.prompt_id references */
 	AttrNumber	prompts_key;
 
