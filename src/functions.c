@@ -141,7 +141,7 @@ count_text(Oid function, Datum text, PstCounter counter, int64 n)
 	if (ids != NULL)
 		count_array(function, ids, kind, counter, n);
 	else
-		pst_count_one(function, pst_only_stats_id(tables, text, PST_TEXT), kind, counter, n);
+		pst_count_one(function, pst_only_stats_id(tables, text, PST_TEXT, true), kind, counter, n);
 }
 
 static Datum

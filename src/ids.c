@@ -163,12 +163,14 @@ pst_ids_from_text(const PstTables *tables, Datum literal)
 
 /*
  * For an argument that is to be one id: say so, rather than count a prompt named "{...}" or
- * complain of a strange uuid.
+ * complain of a strange uuid.  Where no array can be passed a text may be what it likes.
  */
 static void
 check_no_array(Datum id, PstIdKind from, PstIdKind to, bool takes_arrays)
 {
-	if (from == PST_TEXT && is_array_literal(PointerGetDatum(PG_DETOAST_DATUM_PACKED(id)), to))
+	if (from != PST_TEXT || (to == PST_TEXT && !takes_arrays))
+		return;
+	if (is_array_literal(PointerGetDatum(PG_DETOAST_DATUM_PACKED(id)), to))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_TEXT_REPRESENTATION),
 				 errmsg("an array literal was passed as one id: \"%s\"", pst_show_id(id, PST_TEXT)),
@@ -279,9 +281,9 @@ pst_stats_id(const PstTables *tables, Datum id, PstIdKind from)
 
 /* The same for an argument that is one id; what a table or an array holds may look like an array */
 Datum
-pst_only_stats_id(const PstTables *tables, Datum id, PstIdKind from)
+pst_only_stats_id(const PstTables *tables, Datum id, PstIdKind from, bool takes_arrays)
 {
-	check_no_array(id, from, tables->id_kind, true);
+	check_no_array(id, from, tables->id_kind, takes_arrays);
 	return pst_stats_id(tables, id, from);
 }
 
