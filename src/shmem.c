@@ -105,6 +105,9 @@ init_shared(PstShared *shared)
 		pg_atomic_init_u64(&db->company_at, 0);
 		pg_atomic_init_u32(&db->crowded, 0);
 		pg_atomic_init_u32(&db->stats, InvalidOid);
+		pg_atomic_init_u32(&db->folding, InvalidOid);
+		pg_atomic_init_u64(&db->heartbeat, 0);
+		pg_atomic_init_u64(&db->silence_told, 0);
 		pg_atomic_init_u64(&db->flushes_wanted, 0);
 		pg_atomic_init_u64(&db->flushes_done, 0);
 		pg_atomic_init_u64(&db->flushes_failed, 0);
