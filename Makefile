@@ -69,6 +69,7 @@ OBJS = \
 	src/direct.o \
 	src/fold.o \
 	src/functions.o \
+	src/correct.o \
 	src/events.o \
 	src/read.o \
 	src/attempt.o \
@@ -103,6 +104,8 @@ REGRESS = \
 	setup \
 	counting \
 	errors \
+	arguments \
+	correct \
 	transactions \
 	durability \
 	privileges \
@@ -121,7 +124,8 @@ ISOLATION = \
 	group_and_locks \
 	migrate_batches \
 	track_and_recount \
-	setup_locks
+	setup_locks \
+	correct_rows
 
 # Tests lie in test/, since sql/ holds the install scripts; expected/ lies here,
 # where pg_regress looks by itself.  Its isolation twin looks in output_iso/.

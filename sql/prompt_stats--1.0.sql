@@ -32,7 +32,8 @@ BEGIN
 			'increment_prompt_views', 'increment_prompt_copies', 'increment_fork_count', 'track_prompt_fork',
 			'track_compare_add', 'get_prompt_stats', 'prompt_stats_setup', 'prompt_stats_teardown',
 			'prompt_stats_enable_compat', 'prompt_stats_migrate', 'prompt_stats_migrate_batch', 'prompt_stats_migrate_finish',
-			'prompt_stats_recount_forks', 'prompt_stats_verify', 'prompt_stats_tables', 'prompt_stats_flush']::pg_catalog.name[])
+			'prompt_stats_recount_forks', 'prompt_stats_verify', 'prompt_stats_tables', 'prompt_stats_flush',
+			'prompt_stats_reset', 'prompt_stats_correct']::pg_catalog.name[])
 		UNION ALL
 		SELECT pg_catalog.format('DROP %s %I.%I;',
 				CASE WHEN c.relkind OPERATOR(pg_catalog.=) 'v'::pg_catalog."char" THEN 'VIEW'
@@ -268,6 +269,21 @@ CREATE FUNCTION @extschema@.prompt_stats_migrate_finish() RETURNS boolean
 CREATE FUNCTION @extschema@.prompt_stats_recount_forks(lower boolean DEFAULT false, n integer DEFAULT NULL) RETURNS bigint
 	LANGUAGE C AS 'MODULE_PATHNAME', 'prompt_stats_recount_forks';
 
+/* Of one prompt; the forms and names are those of the counting functions */
+CREATE FUNCTION @extschema@.prompt_stats_reset(prompt_id uuid) RETURNS void LANGUAGE C AS 'MODULE_PATHNAME', 'prompt_stats_reset';
+CREATE FUNCTION @extschema@.prompt_stats_reset(prompt_no bigint) RETURNS void LANGUAGE C AS 'MODULE_PATHNAME', 'prompt_stats_reset';
+CREATE FUNCTION @extschema@.prompt_stats_reset(id text) RETURNS void LANGUAGE C AS 'MODULE_PATHNAME', 'prompt_stats_reset';
+
+CREATE FUNCTION @extschema@.prompt_stats_correct(prompt_id uuid, views bigint DEFAULT 0, copies bigint DEFAULT 0,
+		forks bigint DEFAULT 0) RETURNS void
+	LANGUAGE C AS 'MODULE_PATHNAME', 'prompt_stats_correct';
+CREATE FUNCTION @extschema@.prompt_stats_correct(prompt_no bigint, views bigint DEFAULT 0, copies bigint DEFAULT 0,
+		forks bigint DEFAULT 0) RETURNS void
+	LANGUAGE C AS 'MODULE_PATHNAME', 'prompt_stats_correct';
+CREATE FUNCTION @extschema@.prompt_stats_correct(id text, views bigint DEFAULT 0, copies bigint DEFAULT 0,
+		forks bigint DEFAULT 0) RETURNS void
+	LANGUAGE C AS 'MODULE_PATHNAME', 'prompt_stats_correct';
+
 CREATE FUNCTION @extschema@.prompt_stats_verify() RETURNS TABLE (check_name text, ok boolean, detail text)
 	LANGUAGE C SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'prompt_stats_verify';
 
@@ -298,6 +314,8 @@ BEGIN
 			('prompt_stats_migrate_batch', 'move at most n view and copy rows into the counters, in this transaction; returns how many rows left: 0 at the end'),
 			('prompt_stats_migrate_finish', 'after the last batch: validate the check; false, with a warning, where rows that can''t move forbid it'),
 			('prompt_stats_recount_forks', 'raise fork_count of at most n prompts to the number of fork events, or with lower => true make them equal; returns of how many'),
+			('prompt_stats_reset', 'set the counters of a prompt to zero, with what is pending of it'),
+			('prompt_stats_correct', 'add to the counters of a prompt what may be negative; none becomes less than zero'),
 			('prompt_stats_verify', 'whether the tables are as they should be, check by check')
 		) AS c(name, text) ON p.proname OPERATOR(pg_catalog.=) c.name::pg_catalog.name
 		JOIN pg_catalog.pg_depend d ON d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass::pg_catalog.oid

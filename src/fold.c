@@ -76,6 +76,12 @@ static PstPlan look_plan;
 /* Until then the flusher folds with care */
 static TimestampTz calm_until = 0;
 
+const char *
+pst_counter_name(PstCounter counter)
+{
+	return column_names[counter];
+}
+
 /* ---- statements ---- */
 
 static void
@@ -559,6 +565,14 @@ hidden_row_error(const PstTables *tables, const char *id)
 			 errmsg("could not count prompt %s in table %s", id, tables->stats_name),
 			 errdetail("The policies of the table keep its row from the owner of the table."),
 			 errhint("Release the owner with ALTER TABLE %s NO FORCE ROW LEVEL SECURITY;", tables->stats_name)));
+}
+
+/* In the scope of the owner, for a row that he did not find */
+void
+pst_check_not_hidden(const PstTables *tables, Datum id)
+{
+	if (may_be_hidden(tables))
+		hidden_row_error(tables, pst_show_id(id, tables->id_kind));
 }
 
 /* Neither inserted nor found: else others delete and insert it faster than we look */

@@ -119,8 +119,8 @@ pst_stranger_error(Oid table)
 					 home, events, *events && *stats ? ", " : "", stats)));
 }
 
-static void
-check_owns(Oid table)
+void
+pst_check_owner_of(Oid table)
 {
 	if (OidIsValid(table) && !pst_owns_table(table, GetUserId()))
 		ereport(ERROR,
@@ -134,6 +134,6 @@ check_owns(Oid table)
 void
 pst_check_owner(const PstTables *tables)
 {
-	check_owns(tables->stats);
-	check_owns(tables->events);
+	pst_check_owner_of(tables->stats);
+	pst_check_owner_of(tables->events);
 }

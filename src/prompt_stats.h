@@ -187,8 +187,15 @@ extern bool pst_may_collect(void);
 extern void pst_collect(const PstTables *tables, const PstDeltas *deltas);
 extern bool pst_has_collected(void);
 extern void pst_keep_portal(void);
+extern void pst_take_collected(const PstTables *tables, Datum id, int64 *n);
 extern void pst_finish_counting(void);
 extern bool pst_holds_conflicting_lock(Oid table);
+
+/* correct.c */
+extern bool pst_has_claims(void);
+extern void pst_abort_claims(int level);
+extern void pst_keep_claims(int level);
+extern void pst_end_claims(bool committed);
 
 /* portal.c */
 extern void pst_ensure_portal(void);
@@ -233,7 +240,9 @@ extern Oid	pst_id_type(PstIdKind kind);
 extern const char *pst_id_name(PstIdKind kind);
 extern const char *pst_type_name(PstIdKind kind);
 extern PstIdColumn pst_id_column(Oid type, int32 typmod);
+extern ArrayType *pst_ids_from_text(const PstTables *tables, Datum literal);
 extern Datum pst_stats_id(const PstTables *tables, Datum id, PstIdKind from);
+extern Datum pst_only_stats_id(const PstTables *tables, Datum id, PstIdKind from, bool takes_arrays);
 extern Datum pst_stats_id_to_read(const PstTables *tables, Datum id, PstIdKind from);
 extern void pst_fit_ids(const PstTables *tables, PstDeltas *deltas);
 extern Datum pst_event_id(const PstTables *tables, Datum id, PstIdKind from);
@@ -294,6 +303,7 @@ extern const char *pst_own_name(const char *name);
 
 /* owner.c */
 extern void pst_check_owner(const PstTables *tables);
+extern void pst_check_owner_of(Oid table);
 extern Oid	pst_owner_of(Oid table);
 extern const char *pst_qualified_name(Oid table);
 extern Oid	pst_owner_of_schema(Oid schema);
@@ -312,6 +322,8 @@ typedef enum PstVerdict
 extern bool pst_may_hurry(const PstTables *tables);
 extern void pst_fold_units(const PstTables *known, const PstDeltas *units, PstVerdict *verdicts, int nunits,
 						   bool in_haste);
+extern const char *pst_counter_name(PstCounter counter);
+extern void pst_check_not_hidden(const PstTables *tables, Datum id);
 extern uint64 pst_fold(const PstTables *tables, PstDeltas *deltas);
 
 /* direct.c */
