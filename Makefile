@@ -67,6 +67,8 @@ OBJS = \
 	src/deltas.o \
 	src/owner.o \
 	src/direct.o \
+	src/statements.o \
+	src/unwritten.o \
 	src/fold.o \
 	src/functions.o \
 	src/events.o \
@@ -106,6 +108,7 @@ REGRESS = \
 	transactions \
 	durability \
 	privileges \
+	written \
 	adopt \
 	migrate \
 	migrate_owners \
