@@ -407,11 +407,18 @@ check_policies(Oid table)
 			 errhint("Exempt the owner, with ALTER TABLE %s NO FORCE ROW LEVEL SECURITY;", pst_qualified_name(table))));
 }
 
-static void
-check_adoptable(Oid table, const char *ours)
+void
+pst_check_stats_adoptable(Oid stats)
 {
-	check_defaults(table, ours);
-	check_policies(table);
+	check_defaults(stats, "{prompt_id,view_count,copy_count,fork_count}");
+	check_policies(stats);
+}
+
+void
+pst_check_events_adoptable(Oid events)
+{
+	check_defaults(events, "{prompt_id,user_id,event_type,created_at}");
+	check_policies(events);
 }
 
 /*
@@ -442,8 +449,8 @@ prompt_stats_setup(PG_FUNCTION_ARGS)
 
 	/* Reads the shape of both: an error where they can't be used */
 	tables = pst_need_tables(InvalidOid);
-	check_adoptable(tables->stats, "{prompt_id,view_count,copy_count,fork_count}");
-	check_adoptable(tables->events, "{prompt_id,user_id,event_type,created_at}");
+	pst_check_stats_adoptable(tables->stats);
+	pst_check_events_adoptable(tables->events);
 	is_clean = pst_guard_events(tables);
 
 	ereport(NOTICE,
