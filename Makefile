@@ -61,6 +61,7 @@ OBJS = \
 	src/guc.o \
 	src/tables.o \
 	src/run.o \
+	src/plans.o \
 	src/refuse.o \
 	src/extension.o \
 	src/ids.o \
@@ -109,6 +110,7 @@ REGRESS = \
 	durability \
 	privileges \
 	written \
+	plans \
 	adopt \
 	migrate \
 	migrate_owners \

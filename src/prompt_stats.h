@@ -130,6 +130,7 @@ typedef struct PstScope
 	Oid			writes;			/* the table that is written, which the caller
 								 * has locked; or InvalidOid */
 	const char *lock_timeout;	/* NULL: the session's */
+	bool		finds_keys;		/* its statement looks up the keys of an array */
 	int			more_context;	/* flags beside those of every scope */
 
 	/* Of run.c: what it puts back */
@@ -274,6 +275,7 @@ extern void pst_begin_as_owner(PstScope *scope);
 extern void pst_end_as_owner(Oid session_user);
 extern void pst_enter_settings(void);
 extern bool pst_is_in_scope(void);
+extern bool pst_finds_keys(void);
 extern char *pst_path_of(Oid table);
 extern uint64 pst_run(const char *sql, int nargs, Oid *types, Datum *values);
 extern void pst_run_extended(const char *sql, int nargs, Oid *types, const SPIExecuteOptions *options);
@@ -286,7 +288,13 @@ extern void pst_save_plan(PstPlan *plan, const char *sql, int nargs, Oid *argtyp
 extern uint64 pst_run_plan(PstPlan *plan, Datum *values, const char *nulls, bool read_only);
 extern uint64 pst_run_as_caller(PstPlan *plan, Datum *values, const char *nulls, bool read_only);
 extern Portal pst_open_as_caller(const char *sql);
+
+/* plans.c */
+extern void PstPlansInit(void);
+extern void pst_keep_plan(PstPlan *plan, SPIPlanPtr prepared);
 extern void pst_forget_plans(void);
+extern void pst_begin_saved(void);
+extern void pst_end_saved(void);
 
 /* refuse.c */
 extern void PstRefuseInit(void);

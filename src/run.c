@@ -33,15 +33,7 @@
  * An error leaves the scope by itself: the abort of the (sub)transaction restores user,
  * settings and constraints (xact.c), and PG_FINALLY the rest.
  *
- * Saved plans must not outlive what they were made for:
- *
- * - The server revises a plan when its tables change (plancache.c), but from its text, though
- *	 a table that was renamed or replaced needs another; and one that a rule had done nothing
- *	 instead names no table, and is never revised.  So tables.c has all plans forgotten when
- *	 it hears of a change.
- * - It does not revise a plan because a table has grown.  So one is chosen that is right for
- *	 every size: rows are found in the index of the key, whatever the statistics say, because
- *	 a scan of a table that was small takes ever longer (plan_for_any_size()).
+ * The plans of statements that are run often are saved: plans.c.
  */
 #include "prompt_stats.h"
 
@@ -60,7 +52,6 @@
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
-#include "utils/plancache.h"
 #include "utils/portal.h"
 #include "utils/rel.h"
 #include "utils/rls.h"
@@ -68,12 +59,6 @@
 
 /* The innermost scope that is entered; NULL outside of all */
 static PstScope *current = NULL;
-
-static PstPlan *saved_plans = NULL;
-
-/* A trigger may count while a plan of ours runs: those that are forgotten meanwhile wait here */
-static int	running = 0;
-static List *dead_plans = NIL;
 
 /* ---- deferrable constraints ---- */
 
@@ -271,6 +256,13 @@ pst_is_in_scope(void)
 	return current != NULL;
 }
 
+/* Does the statement of the scope look up the keys of an array?  plans.c asks. */
+bool
+pst_finds_keys(void)
+{
+	return current != NULL && current->finds_keys;
+}
+
 /* With the settings of the server's defaults for what is not said */
 PstScope
 pst_scope_of(Oid owner, const char *path)
@@ -462,7 +454,7 @@ pst_commit(void)
 	EnsurePortalSnapshotExists();
 }
 
-/* ---- saved plans ---- */
+/* ---- saved statements ---- */
 
 /* The error context while we write: an ErrorContextCallback */
 void
@@ -487,128 +479,22 @@ pst_save_plan(PstPlan *plan, const char *sql, int nargs, Oid *argtypes)
 	if (prepared == NULL || SPI_keepplan(prepared) != 0)
 		elog(ERROR, "could not prepare \"%s\": %s", sql,
 			 SPI_result_code_string(SPI_result));
-	if (!plan->is_listed)
-	{
-		plan->next = saved_plans;
-		saved_plans = plan;
-		plan->is_listed = true;
-	}
-	plan->prepared = prepared;
-}
-
-/* In a level of settings that the caller ends */
-static void
-set_planner(void)
-{
-	static const char *const settings[][2] = {
-		{"enable_seqscan", "off"},
-		{"enable_indexscan", "on"},
-		{"enable_tidscan", "on"},
-		{"enable_nestloop", "on"},
-		{"enable_memoize", "off"},
-		{"jit", "off"},
-	};
-
-	for (size_t i = 0; i < lengthof(settings); i++)
-		(void) set_config_option(settings[i][0], settings[i][1], PGC_USERSET, PGC_S_SESSION,
-								 GUC_ACTION_SAVE, true, 0, false);
-}
-
-static CachedPlanSource *
-source_of(SPIPlanPtr prepared)
-{
-	return linitial(SPI_plan_get_plan_sources(prepared));
-}
-
-static bool
-is_planned(SPIPlanPtr prepared)
-{
-	CachedPlanSource *source = source_of(prepared);
-
-	return source->is_valid && source->gplan != NULL && source->gplan->is_valid;
-}
-
-/*
- * The settings are not those of the statement's execution, because the functions that that
- * runs would be planned with them, too.
- */
-static void
-plan_for_any_size(SPIPlanPtr prepared)
-{
-	int			level = NewGUCNestLevel();
-
-	set_planner();
-	ReleaseCachedPlan(SPI_plan_get_cached_plan(prepared), CurrentResourceOwner);
-	AtEOXact_GUC(false, level);
-}
-
-static void
-forget_plan(PstPlan *plan)
-{
-	MemoryContext caller;
-
-	if (running == 0)
-		SPI_freeplan(plan->prepared);
-	else
-	{
-		caller = MemoryContextSwitchTo(TopMemoryContext);
-		dead_plans = lappend(dead_plans, plan->prepared);
-		MemoryContextSwitchTo(caller);
-	}
-	plan->prepared = NULL;
-}
-
-static void
-free_dead_plans(void)
-{
-	if (running > 0)
-		return;
-	while (dead_plans != NIL)
-	{
-		SPIPlanPtr	prepared = linitial(dead_plans);
-
-		dead_plans = list_delete_first(dead_plans);
-		SPI_freeplan(prepared);
-	}
-}
-
-/* Must not fail, and does not, on what is a list of ours */
-static void
-end_running(void)
-{
-	running--;
-	free_dead_plans();
-}
-
-/* By the server, a moment ago: right for the size of then.  Who wants a plan each time gets it. */
-static bool
-is_replaced(SPIPlanPtr prepared, int generation)
-{
-	return source_of(prepared)->generation != generation &&
-		plan_cache_mode != PLAN_CACHE_MODE_FORCE_CUSTOM_PLAN;
+	pst_keep_plan(plan, prepared);
 }
 
 static uint64
 execute_plan(PstPlan *plan, Datum *values, const char *nulls, bool read_only)
 {
-	SPIPlanPtr	prepared = plan->prepared;
-	int			generation;
 	volatile int result = 0;
 
-	if (!is_planned(prepared))
-		plan_for_any_size(prepared);
-	generation = source_of(prepared)->generation;
-	running++;
+	pst_begin_saved();
 	PG_TRY();
 	{
-		result = SPI_execute_plan(prepared, values, nulls, read_only, 0);
-
-		if (plan->prepared == prepared && is_replaced(prepared, generation))
-			forget_plan(plan);
+		result = SPI_execute_plan(plan->prepared, values, nulls, read_only, 0);
 	}
 	PG_FINALLY();
 	{
-		end_running();
+		pst_end_saved();
 	}
 	PG_END_TRY();
 
@@ -638,12 +524,4 @@ Portal
 pst_open_as_caller(const char *sql)
 {
 	return SPI_cursor_open_with_args(NULL, sql, 0, NULL, NULL, NULL, true, 0);
-}
-
-void
-pst_forget_plans(void)
-{
-	for (PstPlan *plan = saved_plans; plan != NULL; plan = plan->next)
-		if (plan->prepared != NULL)
-			forget_plan(plan);
 }

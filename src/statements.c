@@ -3,7 +3,7 @@
  *		The statements of fold.c on table prompt_stats.
  *
  * They are run inside a fold: as the owner of the table, connected to SPI.  Their plans are
- * saved (run.c).
+ * saved (plans.c).
  *
  * A statement over many prompts takes them as arrays, and each prompt's row is looked up by
  * itself, in a subquery that the planner can't join in any other way (OFFSET 0): in the order

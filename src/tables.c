@@ -614,7 +614,7 @@ PstTablesInit(void)
 	CacheRegisterSyscacheCallback(NAMESPACEOID, forget_all, (Datum) 0);
 }
 
-/* Plans name the tables in their text, and may owe it to a rule or a column that is gone: run.c */
+/* Plans name the tables in their text, and may owe it to a rule or a column that is gone: plans.c */
 static void
 replace_cached(const PstTables *fresh)
 {

@@ -54,32 +54,32 @@ name_of_rule(Oid oid)
 
 /* Where we write, the replication role is "origin" (run.c) */
 static bool
-is_enabled(const RewriteRule * rule)
+is_enabled(const RewriteRule *rule)
 {
 	return rule->enabled == RULE_FIRES_ON_ORIGIN || rule->enabled == RULE_FIRES_ALWAYS;
 }
 
 static bool
-replaces_update(const RewriteRule * rule)
+replaces_update(const RewriteRule *rule)
 {
 	return rule->event == CMD_UPDATE && rule->isInstead && is_enabled(rule);
 }
 
 static bool
-replaces_insert(const RewriteRule * rule)
+replaces_insert(const RewriteRule *rule)
 {
 	return rule->event == CMD_INSERT && rule->isInstead && rule->enabled != RULE_DISABLED;
 }
 
 static bool
-replaces_delete(const RewriteRule * rule)
+replaces_delete(const RewriteRule *rule)
 {
 	return rule->event == CMD_DELETE && rule->isInstead && is_enabled(rule);
 }
 
 /* INSERT ... ON CONFLICT does not work beside these, one for UPDATE not even disabled (rewriteHandler.c) */
 static bool
-stops_upsert(const RewriteRule * rule)
+stops_upsert(const RewriteRule *rule)
 {
 	return rule->event == CMD_UPDATE || (rule->event == CMD_INSERT && is_enabled(rule));
 }
