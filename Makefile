@@ -123,6 +123,8 @@ ISOLATION = \
 	array_insert_race \
 	insert_race \
 	read_replaced \
+	other_keys \
+	dropped \
 	group_and_locks \
 	migrate_batches \
 	track_and_recount \

@@ -18,6 +18,7 @@
 #include "catalog/namespace.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
+#include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
@@ -62,6 +63,22 @@ take_unasked(const char *name, Oid schema)
 	return table;
 }
 
+/* Locked, for one that is dropped meanwhile is none, and there may be another in its place */
+static Oid
+find_locked(const char *name, Oid schema)
+{
+	Oid			table;
+
+	while (OidIsValid(table = get_relname_relid(name, schema)))
+	{
+		LockRelationOid(table, AccessShareLock);
+		if (get_relname_relid(name, schema) == table)
+			break;
+		UnlockRelationOid(table, AccessShareLock);
+	}
+	return table;
+}
+
 static void
 find(Setup *setup)
 {
@@ -82,7 +99,7 @@ find(Setup *setup)
 		setup->events = take_unasked("prompt_events", setup->home);
 	if (!OidIsValid(setup->stats))
 		setup->stats = take_unasked("prompt_stats", setup->home);
-	setup->prompts = get_relname_relid("prompts", setup->home);
+	setup->prompts = find_locked("prompts", setup->home);
 	if (OidIsValid(setup->prompts) && get_rel_relkind(setup->prompts) != RELKIND_RELATION &&
 		get_rel_relkind(setup->prompts) != RELKIND_PARTITIONED_TABLE)
 		setup->prompts = InvalidOid;
@@ -164,7 +181,7 @@ type_of_ids(const Setup *setup)
 static const char *
 type_of_users(const Setup *setup, const char *id_type)
 {
-	Oid			users = get_relname_relid("users", setup->home);
+	Oid			users = find_locked("users", setup->home);
 	AttrNumber	key = InvalidAttrNumber;
 
 	if (OidIsValid(users) && get_rel_relkind(users) == RELKIND_RELATION)
