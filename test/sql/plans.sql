@@ -1,4 +1,4 @@
--- Each call by itself; test 037_plans.pl has the flusher
+-- Each call by itself; test 036_unwritten.pl has the flusher
 SET prompt_stats.durability = 'transaction';
 --
 -- However many rows a table has got since a statement was planned, and whatever its statistics
