@@ -61,12 +61,15 @@ OBJS = \
 	src/guc.o \
 	src/tables.o \
 	src/run.o \
+	src/plans.o \
 	src/refuse.o \
 	src/extension.o \
 	src/ids.o \
 	src/deltas.o \
 	src/owner.o \
 	src/direct.o \
+	src/statements.o \
+	src/unwritten.o \
 	src/fold.o \
 	src/functions.o \
 	src/correct.o \
@@ -109,6 +112,8 @@ REGRESS = \
 	transactions \
 	durability \
 	privileges \
+	written \
+	plans \
 	adopt \
 	migrate \
 	migrate_owners \
@@ -121,6 +126,8 @@ ISOLATION = \
 	array_insert_race \
 	insert_race \
 	read_replaced \
+	other_keys \
+	dropped \
 	group_and_locks \
 	migrate_batches \
 	track_and_recount \

@@ -36,7 +36,7 @@ get_insert_plan(const PstTables *tables)
 	return &insert_plan;
 }
 
-/* False where a trigger suppressed the row */
+/* False where a trigger suppressed the row; nothing else may */
 static bool
 insert_event(const PstTables *tables, Datum *values, const char *nulls)
 {
@@ -50,6 +50,8 @@ insert_event(const PstTables *tables, Datum *values, const char *nulls)
 	inserted = pst_run_as_caller(get_insert_plan(tables), values, nulls, false) > 0;
 	SPI_finish();
 	error_context_stack = context.previous;
+	if (!inserted)
+		pst_check_event_vetoed(tables);
 	return inserted;
 }
 

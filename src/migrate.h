@@ -45,9 +45,6 @@ pst_get_number(uint64 row, int column)
 	return isnull ? 0 : DatumGetInt64(value);
 }
 
-/* attempt.c */
-extern ErrorData *pst_attempt(void (*work) (void *arg), void *arg);
-
 /* merge.c: what is added up for each prompt */
 typedef enum PstSum
 {

@@ -18,6 +18,7 @@
 #include "catalog/namespace.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
+#include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
@@ -62,6 +63,22 @@ take_unasked(const char *name, Oid schema)
 	return table;
 }
 
+/* Locked, for one that is dropped meanwhile is none, and there may be another in its place */
+static Oid
+find_locked(const char *name, Oid schema)
+{
+	Oid			table;
+
+	while (OidIsValid(table = get_relname_relid(name, schema)))
+	{
+		LockRelationOid(table, AccessShareLock);
+		if (get_relname_relid(name, schema) == table)
+			break;
+		UnlockRelationOid(table, AccessShareLock);
+	}
+	return table;
+}
+
 static void
 find(Setup *setup)
 {
@@ -82,7 +99,7 @@ find(Setup *setup)
 		setup->events = take_unasked("prompt_events", setup->home);
 	if (!OidIsValid(setup->stats))
 		setup->stats = take_unasked("prompt_stats", setup->home);
-	setup->prompts = get_relname_relid("prompts", setup->home);
+	setup->prompts = find_locked("prompts", setup->home);
 	if (OidIsValid(setup->prompts) && get_rel_relkind(setup->prompts) != RELKIND_RELATION &&
 		get_rel_relkind(setup->prompts) != RELKIND_PARTITIONED_TABLE)
 		setup->prompts = InvalidOid;
@@ -164,7 +181,7 @@ type_of_ids(const Setup *setup)
 static const char *
 type_of_users(const Setup *setup, const char *id_type)
 {
-	Oid			users = get_relname_relid("users", setup->home);
+	Oid			users = find_locked("users", setup->home);
 	AttrNumber	key = InvalidAttrNumber;
 
 	if (OidIsValid(users) && get_rel_relkind(users) == RELKIND_RELATION)
@@ -407,11 +424,18 @@ check_policies(Oid table)
 			 errhint("Exempt the owner, with ALTER TABLE %s NO FORCE ROW LEVEL SECURITY;", pst_qualified_name(table))));
 }
 
-static void
-check_adoptable(Oid table, const char *ours)
+void
+pst_check_stats_adoptable(Oid stats)
 {
-	check_defaults(table, ours);
-	check_policies(table);
+	check_defaults(stats, "{prompt_id,view_count,copy_count,fork_count}");
+	check_policies(stats);
+}
+
+void
+pst_check_events_adoptable(Oid events)
+{
+	check_defaults(events, "{prompt_id,user_id,event_type,created_at}");
+	check_policies(events);
 }
 
 /*
@@ -442,8 +466,8 @@ prompt_stats_setup(PG_FUNCTION_ARGS)
 
 	/* Reads the shape of both: an error where they can't be used */
 	tables = pst_need_tables(InvalidOid);
-	check_adoptable(tables->stats, "{prompt_id,view_count,copy_count,fork_count}");
-	check_adoptable(tables->events, "{prompt_id,user_id,event_type,created_at}");
+	pst_check_stats_adoptable(tables->stats);
+	pst_check_events_adoptable(tables->events);
 	is_clean = pst_guard_events(tables);
 
 	ereport(NOTICE,

@@ -28,6 +28,7 @@
 #include "miscadmin.h"
 #include "nodes/nodeFuncs.h"
 #include "nodes/readfuncs.h"
+#include "rewrite/prs2lock.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -45,6 +46,7 @@ static Oid	cached_config = InvalidOid;
 static bool cached_valid = false;
 static bool stats_valid = false;	/* what we know of cached.stats is */
 static bool stats_found = false;	/* and it is the extension's table now */
+static bool plans_are_old = false;	/* made before something changed */
 static uint64 invalidations = 0;
 
 PG_FUNCTION_INFO_V1(prompt_stats_tables);
@@ -66,16 +68,28 @@ typedef struct Choice
 	NameData	stats_name;
 } Choice;
 
-/* False where nothing has been chosen yet; columns (events, stats, events_name, stats_name) */
-static bool
-read_config(Oid config, Choice *choice)
+/* There must be one; if it is dropped while we wait for its lock, another, or the error that says so */
+static Relation
+open_config(void)
 {
-	Relation	rel = table_open(config, AccessShareLock);
+	Relation	rel;
+
+	do
+		cached_config = pst_own_table("config");
+	while ((rel = try_relation_open(cached_config, AccessShareLock)) == NULL);
+	return rel;
+}
+
+/* Zeros where nothing has been chosen yet; columns (events, stats, events_name, stats_name) */
+static void
+read_config(Choice *choice)
+{
+	Relation	rel = open_config();
 	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, NULL, 0, NULL);
 	HeapTuple	row = systable_getnext(scan);
-	bool		found = HeapTupleIsValid(row);
 
-	if (found)
+	memset(choice, 0, sizeof(*choice));
+	if (HeapTupleIsValid(row))
 	{
 		TupleDesc	desc = RelationGetDescr(rel);
 		bool		isnull;
@@ -87,7 +101,6 @@ read_config(Oid config, Choice *choice)
 	}
 	systable_endscan(scan);
 	table_close(rel, AccessShareLock);
-	return found;
 }
 
 /* A table of that name that may be ours unasked */
@@ -134,11 +147,12 @@ find_table(Oid chosen, const char *name, const char *usual, Oid home)
 }
 
 static void
-find_tables(Oid config, PstTables *tables)
+find_tables(PstTables *tables)
 {
-	Choice		choice = {0};
+	Choice		choice;
 
-	(void) read_config(config, &choice);
+	read_config(&choice);
+	tables->schema = pst_extension_schema();
 	tables->events = find_table(choice.events, NameStr(choice.events_name), "prompt_events", tables->schema);
 	tables->stats = find_table(choice.stats, NameStr(choice.stats_name), "prompt_stats", tables->schema);
 }
@@ -147,9 +161,9 @@ find_tables(Oid config, PstTables *tables)
 void
 pst_find_chosen(Oid *events, Oid *stats)
 {
-	PstTables	tables = {.schema = pst_extension_schema()};
+	PstTables	tables;
 
-	find_tables(pst_own_table("config"), &tables);
+	find_tables(&tables);
 	*events = tables.events;
 	*stats = tables.stats;
 }
@@ -300,8 +314,22 @@ deferrable_key(const char *name, const char *constraint, bool is_only_key)
 					 is_only_key ? ", ADD UNIQUE (prompt_id)" : "")));
 }
 
+/* What else the indexes refuse: see insert_missing() in fold.c */
 static void
-check_unique(Relation rel, const char *name, AttrNumber column)
+note_other_key(Relation index, PstTables *tables)
+{
+	Form_pg_index form = index->rd_index;
+
+	if (!form->indisunique && !form->indisexclusion)
+		return;
+	if (form->indimmediate)
+		tables->has_other_keys = true;
+	else
+		tables->has_late_keys = true;
+}
+
+static void
+read_keys(Relation rel, const char *name, AttrNumber column, PstTables *tables)
 {
 	const char *deferrable = NULL;
 	bool		found = false;
@@ -311,13 +339,12 @@ check_unique(Relation rel, const char *name, AttrNumber column)
 	{
 		Relation	index = index_open(lfirst_oid(lc), AccessShareLock);
 
-		if (is_unique_on(index, column))
-		{
-			if (index->rd_index->indimmediate)
-				found = true;
-			else
-				deferrable = pstrdup(RelationGetRelationName(index));
-		}
+		if (!is_unique_on(index, column))
+			note_other_key(index, tables);
+		else if (index->rd_index->indimmediate)
+			found = true;
+		else
+			deferrable = pstrdup(RelationGetRelationName(index));
 		index_close(index, AccessShareLock);
 	}
 	if (deferrable != NULL)
@@ -380,21 +407,11 @@ has_user_trigger(Relation rel)
 	return false;
 }
 
-/* Such a trigger can store a row under another id, or none, whenever it fires */
+/* relhasrules outlives the last rule (rewriteRemove.c) */
 static bool
-has_insert_trigger(Relation rel)
+has_rules(Relation rel)
 {
-	TriggerDesc *triggers = rel->trigdesc;
-
-	for (int i = 0; triggers != NULL && i < triggers->numtriggers; i++)
-	{
-		const Trigger *trigger = &triggers->triggers[i];
-
-		if (TRIGGER_FOR_ROW(trigger->tgtype) && TRIGGER_FOR_BEFORE(trigger->tgtype) &&
-			TRIGGER_FOR_INSERT(trigger->tgtype) && trigger->tgenabled != TRIGGER_DISABLED)
-			return true;
-	}
-	return false;
+	return rel->rd_rules != NULL && rel->rd_rules->numLocks > 0;
 }
 
 /* Built-in is not harmless: set_config() is built in.  These are. */
@@ -465,7 +482,7 @@ runs_user_code(Relation rel)
 
 	return has_user_trigger(rel) || has_suspect_default(rel) ||
 		has_user_type(rel) || has_computed_index(rel) ||
-		rel->rd_rel->relforcerowsecurity || rel->rd_rel->relhasrules ||
+		rel->rd_rel->relforcerowsecurity || has_rules(rel) ||
 		(constr != NULL && (constr->num_check > 0 || pst_has_generated_column(constr)));
 }
 
@@ -492,9 +509,8 @@ is_ours(Relation rel, Form_pg_attribute updated_at)
 }
 
 static void
-read_stats(PstTables *tables)
+read_stats(Relation rel, PstTables *tables)
 {
-	Relation	rel = relation_open(tables->stats, AccessShareLock);
 	const char *name = tables->stats_name;
 	Form_pg_attribute id;
 	Form_pg_attribute updated_at = find_column(rel, "updated_at");
@@ -508,16 +524,17 @@ read_stats(PstTables *tables)
 	tables->has_aliases = OidIsValid(id->attcollation) && !get_collation_isdeterministic(id->attcollation);
 	for (int c = 0; c < PST_NCOUNTERS; c++)
 		tables->counter_max[c] = need_counter(rel, name, counter_columns[c], &tables->counter_columns[c]);
-	check_unique(rel, name, id->attnum);
+	read_keys(rel, name, id->attnum, tables);
 
 	tables->sets_updated_at = is_ours(rel, updated_at);
 	if (tables->sets_updated_at)
 		tables->updated_at_column = updated_at->attnum;
 	tables->runs_code = runs_user_code(rel);
-	tables->alters_inserts = has_insert_trigger(rel);
+	tables->alters_inserts = pst_may_veto(rel, true);
+	tables->may_veto = pst_may_veto(rel, false);
+	tables->has_rules = has_rules(rel);
 	pst_find_direct(rel, tables);
 	tables->prompts = referenced_table(rel, id->attnum, false, &tables->prompts_key);
-	relation_close(rel, AccessShareLock);
 }
 
 static void
@@ -534,9 +551,8 @@ check_event_type(Relation rel, const char *name)
 }
 
 static void
-read_events(PstTables *tables)
+read_events(Relation rel, PstTables *tables)
 {
-	Relation	rel = relation_open(tables->events, AccessShareLock);
 	const char *name = tables->events_name;
 	Form_pg_attribute id;
 	Form_pg_attribute created_at;
@@ -556,7 +572,19 @@ read_events(PstTables *tables)
 	created_at = find_column(rel, "created_at");
 	tables->fills_created_at = created_at != NULL && !created_at->atthasdef;
 	tables->event_prompts = referenced_table(rel, id->attnum, true, &key);
+}
+
+/* False where the table was dropped while we waited for its lock */
+static bool
+read_table(Oid table, void (*read) (Relation, PstTables *), PstTables *tables)
+{
+	Relation	rel = try_relation_open(table, AccessShareLock);
+
+	if (rel == NULL)
+		return false;
+	read(rel, tables);
 	relation_close(rel, AccessShareLock);
+	return true;
 }
 
 /* ---- the cache ---- */
@@ -567,7 +595,10 @@ forget_table(Datum arg, Oid relid)
 	invalidations++;
 	if (!OidIsValid(relid) || relid == cached.stats || relid == cached.events ||
 		relid == cached.prompts || relid == cached_config)
+	{
 		cached_valid = stats_found = stats_valid = false;
+		plans_are_old = true;
+	}
 }
 
 static void
@@ -583,13 +614,14 @@ PstTablesInit(void)
 	CacheRegisterSyscacheCallback(NAMESPACEOID, forget_all, (Datum) 0);
 }
 
-/* Plans name the tables in their text: a rename makes them useless */
+/* Plans name the tables in their text, and may owe it to a rule or a column that is gone: plans.c */
 static void
 replace_cached(const PstTables *fresh)
 {
-	if (memcmp(fresh, &cached, sizeof(cached)) == 0)
+	if (!plans_are_old && memcmp(fresh, &cached, sizeof(cached)) == 0)
 		return;
 	pst_forget_plans();
+	plans_are_old = false;
 	memcpy(&cached, fresh, sizeof(cached));
 }
 
@@ -609,23 +641,31 @@ keep_events(PstTables *fresh)
 	memcpy(fresh->events_path, cached.events_path, sizeof(cached.events_path));
 }
 
+/* False where a table was dropped while we waited for its lock: there may be another by now */
+static bool
+find_and_read(PstTables *fresh, bool with_events)
+{
+	memset(fresh, 0, sizeof(*fresh));
+	find_tables(fresh);
+	if (OidIsValid(fresh->stats) && !read_table(fresh->stats, read_stats, fresh))
+		return false;
+	if (!with_events)
+		keep_events(fresh);
+	else if (OidIsValid(fresh->events) && !read_table(fresh->events, read_events, fresh))
+		return false;
+	return true;
+}
+
 /* Who only counts needs nothing of the events: it is a third of a session's first call */
 static void
 load_tables(bool with_events)
 {
 	PstTables	fresh;
-	uint64		seen = invalidations;
+	uint64		seen;
 
-	memset(&fresh, 0, sizeof(fresh));
-	fresh.schema = pst_extension_schema();
-	cached_config = pst_own_table("config");
-	find_tables(cached_config, &fresh);
-	if (OidIsValid(fresh.stats))
-		read_stats(&fresh);
-	if (!with_events)
-		keep_events(&fresh);
-	else if (OidIsValid(fresh.events))
-		read_events(&fresh);
+	do
+		seen = invalidations;
+	while (!find_and_read(&fresh, with_events));
 	replace_cached(&fresh);
 
 	/* The server tells of changes to what exists, not of what is created */
@@ -642,11 +682,8 @@ load_stats(Oid schema, Oid stats)
 
 	memset(&fresh, 0, sizeof(fresh));
 	fresh.schema = schema;
-	if (table_exists(stats))
-	{
+	if (read_table(stats, read_stats, &fresh))
 		fresh.stats = stats;
-		read_stats(&fresh);
-	}
 	keep_events(&fresh);
 	replace_cached(&fresh);
 	stats_valid = seen == invalidations && OidIsValid(fresh.stats);
