@@ -110,7 +110,11 @@ REGRESS = \
 	migrate \
 	migrate_owners \
 	hardening \
-	direct
+	direct \
+	ids_compare \
+	savepoints \
+	rows_that_vanish \
+	pages_stay
 ISOLATION = \
 	count_one_row \
 	turns \
@@ -121,7 +125,10 @@ ISOLATION = \
 	group_and_locks \
 	migrate_batches \
 	track_and_recount \
-	setup_locks
+	setup_locks \
+	lock_order \
+	repeatable_read \
+	schema_renamed
 
 # Tests lie in test/, since sql/ holds the install scripts; expected/ lies here,
 # where pg_regress looks by itself.  Its isolation twin looks in output_iso/.
