@@ -206,10 +206,13 @@ extern void pst_end_solo(void);
 extern void pst_wake_flusher(struct PstDatabase *db);
 extern void pst_read_slot(struct PstSlot *slot, PstDeltas *deltas);
 extern void pst_free_slot(struct PstSlot *slot);
-extern void pst_tell(uint32 number, int outcome);
+extern void pst_make_orphan(struct PstSlot *slot);
+extern bool pst_move_slot(struct PstSlot *slot, uint32 from, uint32 to);
+extern bool pst_tell(uint32 number, uint32 from, uint32 to);
 
 /* worker.c */
 extern void pst_start_flusher(struct PstDatabase *db);
+extern void pst_report_silence(struct PstDatabase *db);
 
 /* tables.c */
 extern void PstTablesInit(void);

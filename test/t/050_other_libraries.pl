@@ -132,7 +132,7 @@ is(sql("SELECT flusher FROM prompt_stats_status"), 'ready', 'the new library has
 
 # ---- a flusher that left counts behind, and none that could come after it
 
-build('hasty.so', '-DLEAVING_MS=100');
+build('hasty.so', '-DPST_LEAVING_MS=100');
 install("$build/hasty.so", 'prompt_stats.so');
 $node->restart;
 my $left = session();
