@@ -118,7 +118,11 @@ REGRESS = \
 	migrate \
 	migrate_owners \
 	hardening \
-	direct
+	direct \
+	ids_compare \
+	savepoints \
+	rows_that_vanish \
+	pages_stay
 ISOLATION = \
 	count_one_row \
 	turns \
@@ -132,7 +136,10 @@ ISOLATION = \
 	migrate_batches \
 	track_and_recount \
 	setup_locks \
-	correct_rows
+	correct_rows \
+	lock_order \
+	repeatable_read \
+	schema_renamed
 
 # Tests lie in test/, since sql/ holds the install scripts; expected/ lies here,
 # where pg_regress looks by itself.  Its isolation twin looks in output_iso/.

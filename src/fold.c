@@ -331,8 +331,8 @@ update_existing(Fold *fold)
 void
 pst_check_not_hidden(const PstTables *tables, Datum id)
 {
-	if (may_be_hidden(tables))
-		hidden_row_error(tables, pst_show_id(id, tables->id_kind));
+	if (pst_has_policies(tables))
+		pst_hidden_row_error(tables, id);
 }
 
 /* Neither inserted nor found: else others delete and insert it faster than we look */
