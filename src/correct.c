@@ -155,7 +155,8 @@ typedef struct Correction
 	Datum		id;
 	bool		has_row;
 	int64		row[PST_NCOUNTERS]; /* what is in it, once it is locked */
-	int64		pending[PST_NCOUNTERS]; /* claimed, or counted by this transaction */
+	int64		pending[PST_NCOUNTERS]; /* claimed, or counted by this
+										 * transaction */
 	int			claim;			/* its number, or NO_CLAIM where nothing was
 								 * pending */
 } Correction;

@@ -124,7 +124,8 @@ is_array_literal(Datum id, PstIdKind to)
 	size_t		len = VARSIZE_ANY_EXHDR(DatumGetPointer(id));
 
 	for (; len > 0 && isspace((unsigned char) text[0]); len--)
-		text++;
+		text	  ++;
+
 	while (len > 0 && isspace((unsigned char) text[len - 1]))
 		len--;
 	if (to == PST_UUID && len == 38 && memchr(text, ',', len) == NULL)

@@ -330,7 +330,8 @@ typedef struct PstCycle
 	uint32		todo[PST_PARTITIONS];
 	uint32		others[PST_PARTITIONS]; /* of another table: when the first is
 										 * done */
-	bool		claimed;		/* a correction had something in the air when it began */
+	bool		claimed;		/* a correction had something in the air when
+								 * it began */
 	uint32		claims_begun;
 } PstCycle;
 
