@@ -66,6 +66,7 @@ OBJS = \
 	src/ids.o \
 	src/deltas.o \
 	src/owner.o \
+	src/hints.o \
 	src/direct.o \
 	src/fold.o \
 	src/functions.o \
