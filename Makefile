@@ -67,6 +67,7 @@ OBJS = \
 	src/ids.o \
 	src/deltas.o \
 	src/owner.o \
+	src/hints.o \
 	src/direct.o \
 	src/statements.o \
 	src/unwritten.o \

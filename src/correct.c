@@ -21,16 +21,13 @@
 
 #include "shared.h"
 
-#include "access/relation.h"
 #include "access/xact.h"
 #include "catalog/pg_trigger.h"
-#include "commands/trigger.h"
 #include "miscadmin.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
-#include "utils/rel.h"
 #include "utils/snapshot.h"
 
 PG_FUNCTION_INFO_V1(prompt_stats_reset);
@@ -238,32 +235,11 @@ begin_correction(Correction *correction)
 	pst_take_collected(&correction->tables, correction->id, correction->pending);
 }
 
-/* The first that may have left the row as it was */
-static const char *
-vetoing_trigger(Oid table)
-{
-	Relation	rel = relation_open(table, NoLock);
-	TriggerDesc *triggers = rel->trigdesc;
-	const char *name = NULL;
-
-	for (int i = 0; triggers != NULL && name == NULL && i < triggers->numtriggers; i++)
-	{
-		const Trigger *trigger = &triggers->triggers[i];
-
-		if (TRIGGER_FOR_ROW(trigger->tgtype) && TRIGGER_FOR_BEFORE(trigger->tgtype) &&
-			(TRIGGER_FOR_UPDATE(trigger->tgtype) || TRIGGER_FOR_INSERT(trigger->tgtype)) &&
-			trigger->tgenabled != TRIGGER_DISABLED)
-			name = pstrdup(trigger->tgname);
-	}
-	relation_close(rel, NoLock);
-	return name;
-}
-
 static void
 veto_error(const Correction *correction)
 {
 	const PstTables *tables = &correction->tables;
-	const char *trigger = vetoing_trigger(tables->stats);
+	const char *trigger = pst_vetoing_trigger(tables->stats, TRIGGER_TYPE_UPDATE | TRIGGER_TYPE_INSERT);
 
 	ereport(ERROR,
 			(errcode(ERRCODE_TRIGGERED_ACTION_EXCEPTION),

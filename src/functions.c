@@ -55,8 +55,8 @@ bad_n_error(Oid function, int64 n)
 			 errmsg("argument n of %s() must not be greater than %d", get_func_name(function), MAX_N),
 			 errdetail("It is " INT64_FORMAT ".", n),
 			 negative ?
-			 errhint("Counters only grow; correct one with an UPDATE of the table.") :
-			 errhint("Count fewer at once; set a counter with an UPDATE of the table.")));
+			 errhint("Counters only grow; the owner of the table takes counts back with prompt_stats_correct().") :
+			 errhint("Count fewer at once; the owner of the table adds more with prompt_stats_correct().")));
 }
 
 /* Declared as (id), too, so that rights can be given to count one at a time */

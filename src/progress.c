@@ -10,6 +10,7 @@
 #include "catalog/pg_type.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
+#include "utils/lsyscache.h"
 
 /* Batches exclude each other; taken before any row is locked */
 void
@@ -55,7 +56,8 @@ pst_read_run(PstRun *run, bool keep)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("a migration with mode => '%s' is under way", mode),
-				 errhint("Finish it first, with CALL prompt_stats_migrate(mode => '%s');", mode)));
+				 errhint("Finish it first, with CALL %s.prompt_stats_migrate(mode => '%s');",
+						 quote_identifier(get_namespace_name(pst_extension_schema())), mode)));
 }
 
 void

@@ -330,6 +330,16 @@ extern Oid	pst_owner_of_schema(Oid schema);
 extern bool pst_is_strangers(Oid table);
 extern void pst_stranger_error(Oid table);
 
+/* hints.c */
+extern const char *pst_vetoing_trigger(Oid table, int16 events);
+extern const char *pst_alteration(Oid table, const char *column, const char *commands);
+extern const char *pst_alter_ids(Relation rel, const char *column, Oid from, const char *to);
+extern const char *pst_replace_with_table(Relation rel);
+extern const char *pst_detach_children(Relation rel, List *children);
+extern const char *pst_merge_rows(const char *table);
+extern void pst_hint_at_write_error(const char *table_name);
+extern void pst_hint_at_event_error(Oid table);
+
 /* What becomes of a unit of deltas; see pst_fold_units() */
 typedef enum PstVerdict
 {

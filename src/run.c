@@ -460,8 +460,7 @@ pst_commit(void)
 void
 pst_write_context(void *table_name)
 {
-	if (geterrcode() == ERRCODE_FOREIGN_KEY_VIOLATION)
-		errhint("Count prompts that exist; insert the prompt first.");
+	pst_hint_at_write_error(table_name);
 	errcontext("writing table %s", (const char *) table_name);
 }
 

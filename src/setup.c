@@ -325,8 +325,9 @@ check_may_choose(const Setup *setup)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("permission denied to choose the tables of extension prompt_stats"),
-				 errhint("Grant the right to create in its schema, with GRANT CREATE ON SCHEMA %s.",
-						 quote_identifier(get_namespace_name(schema)))));
+				 errhint("Grant the right to create in its schema, with GRANT CREATE ON SCHEMA %s TO %s;",
+						 quote_identifier(get_namespace_name(schema)),
+						 quote_identifier(GetUserNameFromId(GetUserId(), false)))));
 	chosen.events = setup->events;
 	chosen.stats = setup->stats;
 	pst_check_owner(&chosen);

@@ -28,6 +28,7 @@
 #include "miscadmin.h"
 #include "nodes/nodeFuncs.h"
 #include "nodes/readfuncs.h"
+#include "parser/parse_coerce.h"
 #include "rewrite/prs2lock.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
@@ -184,26 +185,27 @@ print_names(Relation rel, char *name, char *path)
 static void
 check_is_table(Relation rel, const char *name)
 {
+	List	   *children;
+
 	if (rel->rd_rel->relkind != RELKIND_RELATION ||
 		rel->rd_rel->relpersistence == RELPERSISTENCE_TEMP)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("%s is not an ordinary table", name),
 				 errdetail("Views, foreign, partitioned and temporary tables can't be used."),
-				 errhint("Rename it, as in ALTER %s %s RENAME TO %s; then run prompt_stats_setup(), or pass it another table.",
-						 rel->rd_rel->relkind == RELKIND_VIEW ? "VIEW" :
-						 rel->rd_rel->relkind == RELKIND_MATVIEW ? "MATERIALIZED VIEW" :
-						 rel->rd_rel->relkind == RELKIND_FOREIGN_TABLE ? "FOREIGN TABLE" : "TABLE",
-						 name,
-						 quote_identifier(psprintf("%s_old", RelationGetRelationName(rel))))));
+				 rel->rd_rel->relpersistence == RELPERSISTENCE_TEMP ?
+				 errhint("Name a table that stays.") :
+				 errhint("Put a table with its rows in its place, with %s", pst_replace_with_table(rel))));
 
 	/* The flag outlives the last child (pg_inherits.c) */
-	if (rel->rd_rel->relhassubclass &&
-		find_inheritance_children(RelationGetRelid(rel), NoLock) != NIL)
+	if (!rel->rd_rel->relhassubclass)
+		return;
+	children = find_inheritance_children(RelationGetRelid(rel), NoLock);
+	if (children != NIL)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("table %s has inheritance children", name),
-				 errhint("Detach each child with ALTER TABLE ... NO INHERIT %s.", name)));
+				 errhint("Detach them, with%s", pst_detach_children(rel, children))));
 }
 
 static Form_pg_attribute
@@ -240,18 +242,24 @@ need_column(Relation rel, const char *name, const char *column, const char *type
 	return attr;
 }
 
+/* "mend" is a statement, or NULL where we can't know one */
 static void
-bad_column_type(Form_pg_attribute attr, const char *name, const char *wanted,
-				const char *mend)
+bad_column_type(Form_pg_attribute attr, const char *name, const char *wanted, const char *mend)
 {
-	const char *column = NameStr(attr->attname);
-
 	ereport(ERROR,
 			(errcode(ERRCODE_DATATYPE_MISMATCH),
 			 errmsg("column \"%s\" of table %s is of type %s, not %s",
-					column, name, format_type_be(attr->atttypid), wanted),
-			 errhint("Change it with ALTER TABLE %s ALTER COLUMN %s TYPE %s USING %s::%s;",
-					 name, column, mend, column, mend)));
+					NameStr(attr->attname), name, format_type_be(attr->atttypid), wanted),
+			 mend != NULL ?
+			 errhint("Change it with %s", mend) :
+			 errhint("Make it text that says 'view', 'copy', 'fork' or 'compare_add': only you know which of its values means what.")));
+}
+
+static const char *
+alter_type(Relation rel, const char *column, const char *type)
+{
+	return pst_alteration(RelationGetRelid(rel), column,
+						  psprintf("ALTER COLUMN %s TYPE %s USING %s::%s", column, type, column, type));
 }
 
 static Form_pg_attribute
@@ -260,7 +268,9 @@ need_id_column(Relation rel, const char *name, const char *column, PstIdKind *ki
 	Form_pg_attribute attr = need_column(rel, name, column, "uuid");
 
 	if (!pst_id_kind_of(attr->atttypid, kind))
-		bad_column_type(attr, name, "uuid, bigint, integer, text or varchar", "text");
+		bad_column_type(attr, name, "uuid, bigint, integer, text or varchar",
+						pst_alter_ids(rel, column, getBaseType(attr->atttypid),
+									  TypeCategory(attr->atttypid) == TYPCATEGORY_NUMERIC ? "bigint" : "text"));
 	*type = pst_id_column(attr->atttypid, attr->atttypmod);
 	return attr;
 }
@@ -274,7 +284,7 @@ need_counter(Relation rel, const char *name, const char *column, AttrNumber *num
 	if (getBaseType(attr->atttypid) == INT8OID)
 		return PG_INT64_MAX;
 	if (getBaseType(attr->atttypid) != INT4OID)
-		bad_column_type(attr, name, "bigint or integer", "bigint");
+		bad_column_type(attr, name, "bigint or integer", alter_type(rel, column, "bigint"));
 	return PG_INT32_MAX;
 }
 
@@ -299,7 +309,8 @@ no_unique_key(const char *name)
 			(errcode(ERRCODE_INVALID_COLUMN_REFERENCE),
 			 errmsg("table %s has no unique key on prompt_id", name),
 			 errdetail("Without one a prompt could have several rows, and a count would go to all of them."),
-			 errhint("Add one with ALTER TABLE %s ADD UNIQUE (prompt_id);", name)));
+			 errhint("Merge the rows of each prompt, and add one: %s ALTER TABLE %s ADD UNIQUE (prompt_id);",
+					 pst_merge_rows(name), name)));
 }
 
 static void
@@ -537,17 +548,27 @@ read_stats(Relation rel, PstTables *tables)
 	tables->prompts = referenced_table(rel, id->attnum, false, &tables->prompts_key);
 }
 
+/* Texts and enums; a number would become a text that is no kind of event */
+static bool
+says_words(Oid type)
+{
+	char		category = TypeCategory(type);
+
+	return category == TYPCATEGORY_STRING || category == TYPCATEGORY_ENUM;
+}
+
 static void
 check_event_type(Relation rel, const char *name)
 {
-	Form_pg_attribute attr = need_column(rel, name, "event_type", "text NOT NULL");
+	Form_pg_attribute attr = need_column(rel, name, "event_type", "text");
 	int32		typmod = attr->atttypmod;
 	Oid			type = getBaseTypeAndTypmod(attr->atttypid, &typmod);
 
 	if (type != TEXTOID && type != VARCHAROID)
-		bad_column_type(attr, name, "text or varchar", "text");
+		bad_column_type(attr, name, "text or varchar",
+						says_words(attr->atttypid) ? alter_type(rel, "event_type", "text") : NULL);
 	if (typmod >= 0 && typmod < (int32) (VARHDRSZ + strlen("compare_add")))
-		bad_column_type(attr, name, "wide enough for 'compare_add'", "text");
+		bad_column_type(attr, name, "wide enough for 'compare_add'", alter_type(rel, "event_type", "text"));
 }
 
 static void
@@ -567,7 +588,7 @@ read_events(Relation rel, PstTables *tables)
 	if (OidIsValid(tables->stats) && tables->event_id_kind != tables->id_kind)
 		bad_column_type(id, name, psprintf("%s as in %s", pst_id_name(tables->id_kind),
 										   tables->stats_name),
-						pst_id_name(tables->id_kind));
+						pst_alter_ids(rel, "prompt_id", getBaseType(id->atttypid), pst_id_name(tables->id_kind)));
 
 	created_at = find_column(rel, "created_at");
 	tables->fills_created_at = created_at != NULL && !created_at->atthasdef;
