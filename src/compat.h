@@ -114,6 +114,17 @@ pst_wait_event(void)
 #endif
 }
 
+/* Generated columns can be virtual since 18, and are checked all the same */
+static inline bool
+pst_has_generated_column(const TupleConstr *constr)
+{
+#if PG_VERSION_NUM >= 180000
+	return constr->has_generated_stored || constr->has_generated_virtual;
+#else
+	return constr->has_generated_stored;
+#endif
+}
+
 /* For one key; 18 wants to know where to count */
 static inline IndexScanDesc
 pst_begin_index_scan(Relation rel, Relation index, Snapshot snapshot)

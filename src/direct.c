@@ -13,9 +13,28 @@
  * moment, is for a statement.  So it waits for nobody, but for who locks the row between
  * the look and the update, as any update would (heap_update() can't be told not to).
  *
- * Not for tables whose rows run code, nor for those of another access method; see
- * is_plain().  Foreign keys need no check, for none may contain a counter, and indexes
- * get their entries as from any update.
+ * What the executor does in an UPDATE (nodeModifyTable.c: ExecUpdate), and what becomes of it:
+ *
+ * - triggers, rules, forced policies, checks, domains, defaults, generated columns, and
+ *	 expressions of indexes: a table that has them is for statements (tables.c:
+ *	 runs_user_code); other policies are none for the owner;
+ * - the constraint of a partition, another access method, columns of other types: is_plain();
+ * - rights: the owner's, when the table is read.  A library that is asked as well
+ *	 (ExecutorCheckPerms_hook) must be asked: may_update();
+ * - replica identity, and what is published: check_identity();
+ * - foreign keys: none may contain what we set, so a key does not change.  A row that this
+ *	 transaction wrote is checked once more all the same (ri_triggers.c:
+ *	 RI_FKey_fk_upd_check_required), by a statement: must_check_key();
+ * - unique indexes: the access method checks, in write_indexes().  What is checked later, or
+ *	 by the executor, is for statements: is_checked_apart();
+ * - NOT NULL: a counter gets a number, and the others keep what they have;
+ * - a row that somebody else has changed meanwhile: left for a statement;
+ * - RETURNING, transition tables, moving to another partition: none.
+ *
+ * What heap_update() asks of its callers: a lock of the table, and a row that can be
+ * seen, by a snapshot that is registered.  40001 is for a statement, hence none under
+ * REPEATABLE READ.  A command of our own, before and after which others see what was done:
+ * CommandCounterIncrement().  TOAST, WAL and the statistics it does itself.
  */
 #include "prompt_stats.h"
 
@@ -59,31 +78,32 @@ typedef struct Update
 
 /* ---- which tables: when they are read into the cache ---- */
 
+/* Is it a column that we set? */
 static bool
-is_counter(const PstTables *tables, AttrNumber column)
+is_set(const PstTables *tables, AttrNumber column)
 {
 	for (int c = 0; c < PST_NCOUNTERS; c++)
 		if (tables->counter_columns[c] == column)
 			return true;
-	return false;
+	return tables->sets_updated_at && tables->updated_at_column == column;
 }
 
-/* Does a foreign key contain a counter, or may one reference it? */
+/* Does a foreign key contain one, or may one reference it? */
 static bool
-is_counter_in_key(Relation rel, const PstTables *tables)
+is_set_in_key(Relation rel, const PstTables *tables)
 {
 	Bitmapset  *keys = RelationGetIndexAttrBitmap(rel, INDEX_ATTR_BITMAP_KEY);
 	bool		result = false;
 	ListCell   *lc;
 
-	for (int c = 0; c < PST_NCOUNTERS; c++)
-		result |= bms_is_member(tables->counter_columns[c] - FirstLowInvalidHeapAttributeNumber, keys);
+	for (int i = -1; (i = bms_next_member(keys, i)) >= 0;)
+		result |= is_set(tables, i + FirstLowInvalidHeapAttributeNumber);
 	foreach(lc, RelationGetFKeyList(rel))
 	{
 		ForeignKeyCacheInfo *fk = lfirst(lc);
 
 		for (int i = 0; i < fk->nkeys; i++)
-			result |= is_counter(tables, fk->conkey[i]);
+			result |= is_set(tables, fk->conkey[i]);
 	}
 	bms_free(keys);
 	return result;
@@ -99,11 +119,40 @@ may_owner_update(Relation rel)
 	return pg_class_aclmask(RelationGetRelid(rel), owner, needed, ACLMASK_ALL) == needed;
 }
 
+/* A domain, or a length, would have to be applied */
+static bool
+is_of_type(Relation rel, AttrNumber column, Oid type)
+{
+	Form_pg_attribute attr = TupleDescAttr(RelationGetDescr(rel), column - 1);
+
+	return attr->atttypid == type && attr->atttypmod == -1;
+}
+
+static bool
+has_plain_types(Relation rel, const PstTables *tables)
+{
+	for (int c = 0; c < PST_NCOUNTERS; c++)
+		if (!is_of_type(rel, tables->counter_columns[c],
+						tables->counter_max[c] == PG_INT32_MAX ? INT4OID : INT8OID))
+			return false;
+	return !tables->sets_updated_at || is_of_type(rel, tables->updated_at_column, TIMESTAMPTZOID);
+}
+
 static bool
 is_plain(Relation rel, const PstTables *tables)
 {
 	return !tables->runs_code && rel->rd_rel->relam == HEAP_TABLE_AM_OID &&
-		!is_counter_in_key(rel, tables) && may_owner_update(rel);
+		!rel->rd_rel->relispartition && has_plain_types(rel, tables) &&
+		!is_set_in_key(rel, tables) && may_owner_update(rel);
+}
+
+/* Exclusion constraints, and deferrable keys (execIndexing.c: ExecInsertIndexTuples) */
+static bool
+is_checked_apart(Relation index)
+{
+	Form_pg_index form = index->rd_index;
+
+	return form->indisexclusion || (form->indisunique && !form->indimmediate);
 }
 
 /* The function that compares the key with an id; InvalidOid where the index won't do */
@@ -127,10 +176,12 @@ equality_of(Relation index, const PstTables *tables)
 void
 pst_find_direct(Relation rel, PstTables *tables)
 {
+	bool		checks_apart = false;
 	ListCell   *lc;
 
 	if (!is_plain(rel, tables))
 		return;
+	tables->has_foreign_key = RelationGetFKeyList(rel) != NIL;
 	foreach(lc, RelationGetIndexList(rel))
 	{
 		Relation	index = index_open(lfirst_oid(lc), AccessShareLock);
@@ -141,8 +192,11 @@ pst_find_direct(Relation rel, PstTables *tables)
 			tables->direct_index = RelationGetRelid(index);
 			tables->direct_equality = equality;
 		}
+		checks_apart |= is_checked_apart(index);
 		index_close(index, AccessShareLock);
 	}
+	if (checks_apart)
+		tables->direct_index = InvalidOid;
 }
 
 /* ---- an update ---- */
@@ -200,6 +254,17 @@ writer_of(HeapTuple row)
 		InvalidTransactionId : HeapTupleHeaderGetRawXmax(row->t_data);
 }
 
+/*
+ * The check of a key that is deferred, or that comes after the statement in which we
+ * are called, passes over a version that is not the last; it is for the last to be checked.
+ */
+static bool
+must_check_key(const Update *update, HeapTuple row)
+{
+	return update->tables->has_foreign_key &&
+		TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(row->t_data));
+}
+
 /* Under a lock of the buffer */
 static bool
 is_free(Update *update, HeapTuple row, Buffer buffer)
@@ -208,7 +273,7 @@ is_free(Update *update, HeapTuple row, Buffer buffer)
 
 	if (state == TM_BeingModified)
 		update->writer = writer_of(row);
-	return state == TM_Ok;
+	return state == TM_Ok && !must_check_key(update, row);
 }
 
 /* The version that the snapshot sees, if nobody holds it; its buffer is pinned then */
@@ -345,7 +410,8 @@ may_update(const PstTables *tables)
 	 * A snapshot of the whole transaction has to fail where somebody changed
 	 * the row
 	 */
-	return OidIsValid(tables->direct_index) && !IsolationUsesXactSnapshot();
+	return OidIsValid(tables->direct_index) && !IsolationUsesXactSnapshot() &&
+		ExecutorCheckPerms_hook == NULL;
 }
 
 /*

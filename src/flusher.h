@@ -14,6 +14,18 @@
 #define PST_RETURN_MS		1000	/* who counts a row that stays locked gets
 									 * it back */
 
+/*
+ * Milliseconds: the limits of what others may have to wait for.  A transaction that takes
+ * longer is cancelled; where that does not end it, for a trigger can catch it, the flusher is
+ * ended.  So it is when it leaves, with what can't be flushed.
+ */
+#define PST_FOLD_MS			10000
+#define PST_FOLD_END_MS		13000
+#ifndef PST_LEAVING_MS
+#define PST_LEAVING_MS		30000
+#endif
+#define PST_LEAVING_END_MS	(PST_LEAVING_MS + PST_FOLD_END_MS - PST_FOLD_MS)
+
 /* Why a transaction failed */
 typedef struct PstFailure
 {
@@ -36,6 +48,7 @@ extern void pst_serve_waiting(void);
 extern bool pst_holds_waiting(void);
 extern void pst_return_waiting(void);
 extern void pst_end_soloist(void);
+extern void pst_begin_group_commit(void);
 extern void pst_end_group_fold(bool committed);
 
 /* flush.c */

@@ -14,23 +14,42 @@
  *	FREE -> QUEUED			by its backend, which fills and links it
  *	QUEUED -> WITHDRAWN		by its backend: cancelled, timed out, or no flusher
  *	QUEUED -> TAKEN			by the flusher, which folds it
+ *	QUEUED -> RETURNED		by the flusher: it ends
+ *	TAKEN -> COMMITTING		by the flusher, in its pre-commit callback
  *	TAKEN -> QUEUED			by the flusher: a row is locked, it stays for later
- *	TAKEN -> FOLDED			by the flusher, in its commit callback
- *	TAKEN -> RETURNED		by the flusher: it aborted, ends, or can't fold it
+ *	TAKEN -> RETURNED		by the flusher: it aborted, or can't fold it
+ *	TAKEN -> WITHDRAWN		by its backend: the flusher is silent
+ *	COMMITTING -> FOLDED	by the flusher, in its commit callback
+ *	COMMITTING -> QUEUED	by the flusher: another of its group is WITHDRAWN
+ *	COMMITTING -> RETURNED	by the flusher: its commit failed
+ *	COMMITTING -> DISOWNED	by its backend: the flusher is silent, and it is cancelled
  *	RETURNED -> FREE		by its backend, which folds it
  *	FOLDED -> FREE			by its backend, at the end of its transaction
  *	FOLDED -> QUEUED		by its backend, negated: its transaction failed after all
  *	WITHDRAWN -> FREE		by the flusher, which unlinks it
+ *	DISOWNED -> FREE		by the flusher, where it is not folded
+ *	DISOWNED -> QUEUED		by the flusher, negated, where it is folded
  *
- * The two steps out of QUEUED are compare-and-exchange: one side wins.  A backend
- * whose slot is not FREE folds its own deltas; a slot may outlive its backend, and
- * the next backend finds it so.
+ * A transaction that fails otherwise while its slot is TAKEN or COMMITTING makes it
+ * DISOWNED, too.
+ *
+ * The steps that either side may make, out of QUEUED, TAKEN and COMMITTING, are
+ * compare-and-exchange: one side wins.  A backend whose slot is not FREE folds its own
+ * deltas; a slot may outlive its backend, and the next backend finds it so.
  *
  * Why nothing is lost or doubled: a unit is folded by the flusher's transaction
  * or by its backend's, never by both.  FOLDED is said only after that transaction
  * is durable and visible; RETURNED only after it is known to have aborted, or
  * before it began.  A crash takes the waiting backends along: what was not
  * committed was not acknowledged.
+ *
+ * Why no wait is without an end: a transaction of the flusher has a limit (worker.c).
+ * Where it gives no sign of life for PST_SILENT_MS nonetheless, because it is stopped or
+ * runs code that does not check for interrupts, its waiters take their units back, and
+ * fold them.  When it wakes up it finds that before it commits: then it aborts, and folds
+ * the rest again.  From COMMITTING on that is too late, for it may have committed
+ * already.  Who is cancelled then goes, and leaves it to the flusher to take back what it
+ * has folded.
  *
  * One thing can go wrong: after the fold, the transaction that waited for it can
  * fail, in another library's pre-commit hook.  Then its unit is queued again with
@@ -51,13 +70,15 @@
 #include "replication/syncrep.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
-#include "storage/pmsignal.h"
 #include "storage/proc.h"
 #include "utils/snapmgr.h"
 #include "utils/timeout.h"
 #include "utils/timestamp.h"
 
 #define ORPHAN_TRIES		10
+
+/* Milliseconds: so often who waits looks whether the flusher lives */
+#define LOOK_MS				1000
 
 /* Who has been in company is about to come again, and then together is cheaper */
 #define COMPANY_US			3000
@@ -170,8 +191,9 @@ pst_read_slot(PstSlot *slot, PstDeltas *deltas)
 	}
 }
 
-static void
-negate(PstSlot *slot)
+/* It takes back what was folded, and nobody waits for it */
+void
+pst_make_orphan(PstSlot *slot)
 {
 	char	   *from = slot_data(slot);
 
@@ -183,6 +205,7 @@ negate(PstSlot *slot)
 			flat->n[c] = -flat->n[c];
 		from += flat_size(flat->idlen);
 	}
+	slot->orphan = ORPHAN_TRIES;
 }
 
 /* By whoever may bring the slot back to FREE; must not fail */
@@ -226,39 +249,66 @@ pst_wake_flusher(PstDatabase *db)
 	wake_if_awaits(db, PST_AWAITS_WORK);
 }
 
-/* By the flusher: a new state of a slot, to the backend that waits for it */
-void
-pst_tell(uint32 number, int state)
+/* False where the other side was faster */
+bool
+pst_move_slot(PstSlot *slot, uint32 from, uint32 to)
 {
-	pg_write_barrier();
-	pg_atomic_write_u32(&pst_shared->slots[number].state, state);
-	SetLatch(&ProcGlobal->allProcs[number].procLatch);
+	return pg_atomic_compare_exchange_u32(&slot->state, &from, to);
 }
 
-static bool
-withdraw(PstSlot *slot)
+/*
+ * By the flusher: a new state of a slot that it has, to the backend that waits for it.
+ * False where that has gone on.
+ */
+bool
+pst_tell(uint32 number, uint32 from, uint32 to)
 {
-	uint32		expected = PST_QUEUED;
-
-	return pg_atomic_compare_exchange_u32(&slot->state, &expected, PST_WITHDRAWN);
+	if (!pst_move_slot(&pst_shared->slots[number], from, to))
+		return false;
+	SetLatch(&ProcGlobal->allProcs[number].procLatch);
+	return true;
 }
 
 /* ---- waiting ---- */
 
-/* Returns the final state: FOLDED, RETURNED, or WITHDRAWN */
+/*
+ * What becomes of a slot, by its backend, that is waited for no more; its own state where it
+ * is waited for.
+ */
+static uint32
+state_without_wait(PstDatabase *db, uint32 state, bool silent)
+{
+	if (silent)
+		pst_report_silence(db);
+	if (state == PST_QUEUED && (silent || InterruptPending || !pst_is_flusher_ready(db)))
+		return PST_WITHDRAWN;
+	if (state == PST_TAKEN && silent)
+		return PST_WITHDRAWN;
+	if (state == PST_COMMITTING && silent && (QueryCancelPending || ProcDiePending))
+		return PST_DISOWNED;
+	return state;
+}
+
+/* Returns the final state: FOLDED, RETURNED, WITHDRAWN or DISOWNED */
 static uint32
 wait_for_outcome(PstDatabase *db, PstSlot *slot)
 {
+	bool		waited = false;
+
 	for (;;)
 	{
 		uint32		state = pg_atomic_read_u32(&slot->state);
+		uint32		next;
 
 		if (state == PST_FOLDED || state == PST_RETURNED)
 			return state;
-		if (state == PST_QUEUED && (InterruptPending || !pst_is_flusher_ready(db)) && withdraw(slot))
-			return PST_WITHDRAWN;
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_EXIT_ON_PM_DEATH, 0, pst_wait_event());
+		next = state_without_wait(db, state, waited && pst_is_flusher_silent(db));
+		if (next != state && pst_move_slot(slot, state, next))
+			return next;
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, LOOK_MS,
+						 pst_wait_event());
 		ResetLatch(MyLatch);
+		waited = true;
 	}
 }
 
@@ -333,7 +383,7 @@ pst_join_group(PstDatabase *db, const PstTables *tables, const PstDeltas *deltas
 	PstSlot    *slot = my_slot();
 
 	*why = PST_OWN_NO_FLUSHER;
-	if (!pst_is_flusher_ready(db))
+	if (!pst_is_flusher_alive(db))
 	{
 		pst_start_flusher(db);
 		return false;
@@ -345,22 +395,37 @@ pst_join_group(PstDatabase *db, const PstTables *tables, const PstDeltas *deltas
 	return queue_and_wait(db, slot);
 }
 
+/* By a backend whose transaction fails: gives up its slot, or returns the final state */
+static uint32
+give_up(PstSlot *slot)
+{
+	for (;;)
+	{
+		uint32		state = pg_atomic_read_u32(&slot->state);
+
+		if (state != PST_QUEUED && state != PST_TAKEN && state != PST_COMMITTING)
+			return state;
+		if (pst_move_slot(slot, state, state == PST_QUEUED ? PST_WITHDRAWN : PST_DISOWNED))
+			return PST_WITHDRAWN;
+	}
+}
+
 /*
  * Our transaction fails although its unit was folded, or may be yet: an error in
- * another pre-commit hook, or in the wait itself.
+ * another pre-commit hook, or in the wait itself.  This does not wait for the flusher,
+ * for nothing could end such a wait.
  */
 static void
 take_back(PstDatabase *db, PstSlot *slot)
 {
-	while (!withdraw(slot) && pg_atomic_read_u32(&slot->state) == PST_TAKEN && PostmasterIsAlive())
-		pg_usleep(1000L);
-	if (pg_atomic_read_u32(&slot->state) == PST_RETURNED)
+	uint32		state = give_up(slot);
+
+	if (state == PST_RETURNED)
 		pst_free_slot(slot);
-	if (pg_atomic_read_u32(&slot->state) != PST_FOLDED)
+	if (state != PST_FOLDED)
 		return;
 
-	negate(slot);
-	slot->orphan = ORPHAN_TRIES;
+	pst_make_orphan(slot);
 	pst_push(db, pst_my_procno());
 	pg_memory_barrier();
 	pst_wake_flusher(db);

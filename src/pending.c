@@ -9,7 +9,7 @@
  *
  * The life of a count:
  *
- * 1. At pre-commit its transaction reserves the entry, which may fail: then the
+ * 1. When COMMIT closes portals (portal.c), its transaction reserves the entry, which may fail: then the
  *	  transaction folds its own.  A reserved entry stays where it is.
  * 2. At COMMIT it is added to the entry: nothing is allocated, nothing can fail.  At
  *	  ABORT the reservation is given back.
@@ -299,7 +299,7 @@ remove_entry(PstEntries *memory, PstEntry *entry)
 	memory->used--;
 }
 
-/* ---- counting: reserve at pre-commit, add at COMMIT ---- */
+/* ---- counting: reserve before, add at COMMIT ---- */
 
 /* Under the lock of the partition; NULL where it can't take the delta */
 static PstEntry *
@@ -374,7 +374,7 @@ pst_reserve(PstDatabase *db, const PstTables *tables, const PstDeltas *deltas,
 	*why = PST_OWN_TOO_LARGE;
 	if (deltas->len > MAX_RESERVED)
 		return false;
-	if (!pst_is_flusher_ready(db))
+	if (!pst_is_flusher_alive(db))
 	{
 		*why = PST_OWN_NO_FLUSHER;
 		pst_start_flusher(db);

@@ -85,12 +85,13 @@ typedef struct PstTables
 	AttrNumber	counter_columns[PST_NCOUNTERS];
 	AttrNumber	updated_at_column;	/* where sets_updated_at */
 	int64		counter_max[PST_NCOUNTERS];
-	bool		sets_updated_at;	/* we created the table */
+	bool		sets_updated_at;	/* we created the column */
 	bool		runs_code;		/* writing a row can run functions of users */
 	bool		alters_inserts; /* a trigger has a say in what is inserted */
 	Oid			direct_index;	/* to find rows without a statement, or
 								 * InvalidOid: direct.c */
 	Oid			direct_equality;	/* function that compares its key */
+	bool		has_foreign_key;	/* where rows are found so */
 	Oid			prompts;		/* what prompt_stats.prompt_id references */
 	AttrNumber	prompts_key;
 
@@ -205,10 +206,13 @@ extern void pst_end_solo(void);
 extern void pst_wake_flusher(struct PstDatabase *db);
 extern void pst_read_slot(struct PstSlot *slot, PstDeltas *deltas);
 extern void pst_free_slot(struct PstSlot *slot);
-extern void pst_tell(uint32 number, int outcome);
+extern void pst_make_orphan(struct PstSlot *slot);
+extern bool pst_move_slot(struct PstSlot *slot, uint32 from, uint32 to);
+extern bool pst_tell(uint32 number, uint32 from, uint32 to);
 
 /* worker.c */
 extern void pst_start_flusher(struct PstDatabase *db);
+extern void pst_report_silence(struct PstDatabase *db);
 
 /* choice.c */
 extern void pst_find_tables(Oid config, PstTables *tables);

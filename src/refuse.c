@@ -40,9 +40,9 @@ refuse(const char *what)
 }
 
 static void
-run_utility(PlannedStmt * pstmt, const char *query, bool read_only_tree, ProcessUtilityContext context,
-			ParamListInfo params, QueryEnvironment * environment, DestReceiver *dest,
-			QueryCompletion * completion)
+run_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree, ProcessUtilityContext context,
+			ParamListInfo params, QueryEnvironment *environment, DestReceiver *dest,
+			QueryCompletion *completion)
 {
 	ProcessUtility_hook_type run = previous_utility != NULL ? previous_utility : standard_ProcessUtility;
 

@@ -4,7 +4,9 @@
  *
  * It takes the whole queue, and folds it in one transaction.  What becomes of each unit
  * is said in the transaction callbacks: FOLDED at commit, durable and visible; RETURNED
- * at abort.  Units whose rows are locked are held for the next turn.
+ * at abort.  Units whose rows are locked are held for the next turn.  Before it commits, the
+ * pre-commit callback makes sure that none was withdrawn meanwhile; else it aborts, and the
+ * others are folded again.
  *
  * It never waits long for anything: a lock on the table returns the group, locked
  * rows are skipped, and lock_timeout ends what a trigger waits for.  So a backend
@@ -28,7 +30,7 @@
 static uint32 *held = NULL;
 static int	nheld = 0;
 
-/* Those of them that we fold: TAKEN */
+/* Those of them that we fold: TAKEN or COMMITTING, or WITHDRAWN or DISOWNED */
 typedef struct TakenUnits
 {
 	uint32	   *slots;
@@ -38,6 +40,7 @@ typedef struct TakenUnits
 	int64		counts;			/* in the units that are folded */
 	bool		folding;
 	bool		in_haste;		/* should that fail, they are held again */
+	bool		withdrawn;		/* one was, and all others are held again */
 } TakenUnits;
 
 static TakenUnits taken;
@@ -73,34 +76,62 @@ is_overdue(PstSlot *slot)
 	return slot->orphan == 0 && TimestampDifferenceExceeds(slot->since, now, PST_RETURN_MS);
 }
 
-/* Whoever waits is told of LATER too: it may have slept over a cancel meanwhile */
+/* Whoever waits is told of that, too: it may have slept over a cancel meanwhile */
+static bool
+hold_again(uint32 number, uint32 state)
+{
+	if (!pst_tell(number, state, PST_QUEUED))
+		return false;
+	held[nheld++] = number;
+	return true;
+}
+
+/* Its backend has failed while we committed: now it takes back what we have folded */
+static void
+hold_orphan(uint32 number)
+{
+	pst_make_orphan(slot_of(number));
+	(void) hold_again(number, PST_DISOWNED);
+}
+
+static void
+end_orphan(PstSlot *slot, PstVerdict verdict)
+{
+	gave_up |= verdict != PST_VERDICT_FOLDED;
+	pst_free_slot(slot);
+}
+
+/* False where its backend has gone on */
+static bool
+end_wait(uint32 number, uint32 state, PstVerdict verdict)
+{
+	slot_of(number)->lsn = XactLastCommitEnd;
+	return pst_tell(number, state, verdict == PST_VERDICT_FOLDED ? PST_FOLDED : PST_RETURNED);
+}
+
 static void
 tell_outcome(uint32 number, PstVerdict verdict)
 {
 	PstSlot    *slot = slot_of(number);
+	uint32		state = pg_atomic_read_u32(&slot->state);
+	bool		later = verdict == PST_VERDICT_LATER && (taken.withdrawn || !is_overdue(slot));
 
-	if (verdict == PST_VERDICT_LATER && !is_overdue(slot))
-	{
-		held[nheld++] = number;
-		pst_tell(number, PST_QUEUED);
-	}
-	else if (slot->orphan > 0)
-	{
-		gave_up |= verdict != PST_VERDICT_FOLDED;
-		pst_free_slot(slot);
-	}
+	if (slot->orphan > 0 && !later)
+		end_orphan(slot, verdict);
+	else if ((state == PST_TAKEN || state == PST_COMMITTING) &&
+			 (later ? hold_again(number, state) : end_wait(number, state, verdict)))
+		return;
+	else if (verdict == PST_VERDICT_FOLDED)
+		hold_orphan(number);
 	else
-	{
-		slot->lsn = XactLastCommitEnd;
-		pst_tell(number, verdict == PST_VERDICT_FOLDED ? PST_FOLDED : PST_RETURNED);
-	}
+		pst_free_slot(slot);
 }
 
 /* What takes a fold back is tried again, too, down to its last try */
 static PstVerdict
 verdict_of_abort(PstSlot *slot)
 {
-	if (taken.in_haste)
+	if (taken.in_haste || taken.withdrawn)
 		return PST_VERDICT_LATER;
 	if (slot->orphan <= 1)
 		return PST_VERDICT_RETURNED;
@@ -130,6 +161,34 @@ count_group(void)
 	}
 	if (units > pg_atomic_read_u64(&pst_served->largest_group))
 		pg_atomic_write_u64(&pst_served->largest_group, units);
+}
+
+/* False where its backend has taken it back; what it has disowned is folded all the same */
+static bool
+begin_commit(uint32 number)
+{
+	PstSlot    *slot = slot_of(number);
+
+	return pst_move_slot(slot, PST_TAKEN, PST_COMMITTING) ||
+		pg_atomic_read_u32(&slot->state) != PST_WITHDRAWN;
+}
+
+/*
+ * The last thing before the commit, where an error is still allowed: from here on nobody
+ * takes back what is folded.
+ */
+void
+pst_begin_group_commit(void)
+{
+	if (!taken.folding)
+		return;
+	for (int i = 0; i < taken.len; i++)
+		if (taken.verdicts[i] == PST_VERDICT_FOLDED && !begin_commit(taken.slots[i]))
+			taken.withdrawn = true;
+	if (taken.withdrawn)
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("a transaction has taken its counts back from the group")));
 }
 
 /* In the callbacks: must not fail */
@@ -169,14 +228,6 @@ take_queue(void)
 	}
 }
 
-static bool
-take(PstSlot *slot)
-{
-	uint32		expected = PST_QUEUED;
-
-	return pg_atomic_compare_exchange_u32(&slot->state, &expected, PST_TAKEN);
-}
-
 /* Makes a group of what is held: of one orphan, or of all others */
 static void
 form_group(bool orphan)
@@ -191,7 +242,7 @@ form_group(bool orphan)
 
 		if ((slot->orphan > 0) != orphan || (orphan && taken.len > 0))
 			held[left++] = held[i];
-		else if (!take(slot))
+		else if (!pst_move_slot(slot, PST_QUEUED, PST_TAKEN))
 			pst_free_slot(slot);	/* it was withdrawn */
 		else
 		{
@@ -259,7 +310,7 @@ fold_group_or_return(void)
 
 /*
  * Where it fails, each caller meets the error himself; what takes back has none.
- * False where it failed for haste: those are held again.
+ * False where it failed for haste, or for one that was withdrawn: the others are held again.
  */
 static bool
 fold_taken(void)
@@ -271,11 +322,11 @@ fold_taken(void)
 
 	gave_up = false;
 	fold_began = GetCurrentTimestamp();
-	taken.in_haste = false;
+	taken.in_haste = taken.withdrawn = false;
 	taken.folding = true;
 	ok = pst_run_transaction(fold_group_or_return, taken.durable, &failure);
-	taken.folding = false;
-	if (taken.in_haste)
+	pst_end_group_fold(false);	/* where it has not even begun */
+	if (taken.in_haste || taken.withdrawn)
 		return false;
 	if (gave_up)
 		ereport(LOG,
@@ -366,9 +417,7 @@ pst_return_waiting(void)
 
 		if (slot->orphan > 0)
 			pst_push(pst_served, held[i]);
-		else if (take(slot))
-			pst_tell(held[i], PST_RETURNED);
-		else
+		else if (!pst_tell(held[i], PST_QUEUED, PST_RETURNED))
 			pst_free_slot(slot);
 	}
 }

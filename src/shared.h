@@ -17,6 +17,7 @@
 
 #include "access/transam.h"
 #include "port/atomics.h"
+#include "portability/instr_time.h"
 #include "storage/condition_variable.h"
 #include "storage/lwlock.h"
 #include "utils/dsa.h"
@@ -36,6 +37,9 @@ typedef enum PstSlotState
 	PST_QUEUED,					/* linked; its backend waits */
 	PST_WITHDRAWN,				/* linked; its backend has gone on */
 	PST_TAKEN,					/* by the flusher, which will tell the outcome */
+	PST_COMMITTING,				/* the same, and its commit is under way */
+	PST_DISOWNED,				/* the same, but its backend has failed: what
+								 * is folded is to be taken back */
 	PST_FOLDED,					/* committed, durable and visible */
 	PST_RETURNED				/* not folded: its backend folds it itself */
 } PstSlotState;
@@ -199,6 +203,14 @@ typedef enum PstFlusherSleep
 
 #define PST_REASON_LEN 256
 
+/*
+ * Milliseconds: a flusher that gave no sign of life for so long is not relied upon.  No
+ * transaction of it that heeds interrupts takes as long (flusher.h).
+ */
+#ifndef PST_SILENT_MS
+#define PST_SILENT_MS 20000
+#endif
+
 typedef struct PstDatabase
 {
 	Oid			oid;			/* under PstAnchor.lock; InvalidOid: unused */
@@ -217,6 +229,11 @@ typedef struct PstDatabase
 	pg_atomic_uint64 started_at;	/* when one was last started */
 	pg_atomic_uint32 crowded;	/* 1: a partition fills up, flush now */
 	pg_atomic_uint32 stats;		/* the table that was counted in last */
+	pg_atomic_uint32 folding;	/* the table that it writes into now, or
+								 * InvalidOid */
+	pg_atomic_uint64 heartbeat; /* its last sign of life, by pst_clock_ms() */
+	pg_atomic_uint64 silence_told;	/* the heartbeat whose silence is in the
+									 * log */
 
 	/* prompt_stats_flush() */
 	pg_atomic_uint64 flushes_wanted;
@@ -256,6 +273,32 @@ static inline bool
 pst_is_flusher_ready(PstDatabase *db)
 {
 	return pg_atomic_read_u32(&db->flusher) == PST_FLUSHER_READY;
+}
+
+/* A clock that nobody puts forward or back */
+static inline uint64
+pst_clock_ms(void)
+{
+	instr_time	now;
+
+	INSTR_TIME_SET_CURRENT(now);
+	return (uint64) INSTR_TIME_GET_MICROSEC(now) / 1000;
+}
+
+/* It is stopped, or runs code that does not check for interrupts */
+static inline bool
+pst_is_flusher_silent(PstDatabase *db)
+{
+	uint64		heartbeat = pg_atomic_read_u64(&db->heartbeat);
+
+	return (int64) (pst_clock_ms() - heartbeat) > PST_SILENT_MS;
+}
+
+/* May something be handed over, and be waited for? */
+static inline bool
+pst_is_flusher_alive(PstDatabase *db)
+{
+	return pst_is_flusher_ready(db) && !pst_is_flusher_silent(db);
 }
 
 /* ---- pending.c ---- */

@@ -31,7 +31,7 @@
 
 /* Of all that is shared: to be changed with it */
 #ifndef PST_LAYOUT
-#define PST_LAYOUT 6
+#define PST_LAYOUT 7
 #endif
 
 /* After /dev/shm was found full */
@@ -105,6 +105,9 @@ init_shared(PstShared *shared)
 		pg_atomic_init_u64(&db->company_at, 0);
 		pg_atomic_init_u32(&db->crowded, 0);
 		pg_atomic_init_u32(&db->stats, InvalidOid);
+		pg_atomic_init_u32(&db->folding, InvalidOid);
+		pg_atomic_init_u64(&db->heartbeat, 0);
+		pg_atomic_init_u64(&db->silence_told, 0);
 		pg_atomic_init_u64(&db->flushes_wanted, 0);
 		pg_atomic_init_u64(&db->flushes_done, 0);
 		pg_atomic_init_u64(&db->flushes_failed, 0);

@@ -240,15 +240,44 @@ check_layout(void)
 				 errhint("Restart the server, which flushes them, or call it in a session that began before.")));
 }
 
+static void
+no_flusher_error(PstDatabase *db)
+{
+	int			pid = pid_of(pg_atomic_read_u32(&db->flusher_proc));
+
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 pid != 0 ?
+			 errmsg("the prompt_stats flusher (PID %d) has given no sign of life for %d s",
+					pid, PST_SILENT_MS / 1000) :
+			 errmsg("no prompt_stats flusher has come to life for %d s", PST_SILENT_MS / 1000),
+			 errdetail("The counts stay pending."),
+			 pid != 0 ?
+			 errhint("Let the process go on if it is stopped; else look for code that the table runs and that does not check for interrupts.") :
+			 errhint("Check prompt_stats.flusher and max_worker_processes, and the server log.")));
+}
+
+/* Since "began" at least; one that is to start has that time, too */
+static bool
+is_any_flusher_silent(PstDatabase *db, uint64 began)
+{
+	return pst_is_flusher_silent(db) &&
+		(pg_atomic_read_u32(&db->flusher_proc) != PST_NONE || pst_clock_ms() - began > PST_SILENT_MS);
+}
+
 /* A flusher that died may have left something for another, and one that starts may never come */
 static void
 wait_for_flush(PstDatabase *db, uint64 ticket)
 {
+	uint64		began = pst_clock_ms();
+
 	ConditionVariablePrepareToSleep(&db->flushed);
 	while (pg_atomic_read_u64(&db->flushes_done) < ticket && !pst_is_empty(db))
 	{
 		if (pg_atomic_read_u64(&db->flushes_failed) >= ticket)
 			flush_failed_error();
+		if (is_any_flusher_silent(db, began))
+			no_flusher_error(db);
 		if (!pst_is_flusher_ready(db))
 			pst_start_flusher(db);
 		pst_wake_flusher(db);
@@ -260,7 +289,8 @@ wait_for_flush(PstDatabase *db, uint64 ticket)
 /*
  * prompt_stats_flush() returns when all that was accepted before is in the table, or
  * rejected.  Until then it waits: also for rows that others have locked.  An error where
- * the table has lost a column or key that it needs, can't be written, or takes too long.
+ * the table has lost a column or key that it needs, can't be written, or takes too long, and
+ * where the flusher gives no sign of life.
  */
 Datum
 prompt_stats_flush(PG_FUNCTION_ARGS)

@@ -258,13 +258,23 @@ referenced_table(Relation rel, AttrNumber column, bool validated, AttrNumber *ke
 	return InvalidOid;
 }
 
+/*
+ * Of the triggers that the server or an extension makes, a foreign key's are no code of
+ * users; what others do can't be known, as where the rows are kept on another server.
+ */
+static bool
+is_foreign_key_trigger(const Trigger *trigger)
+{
+	return trigger->tgisinternal && RI_FKey_trigger_type(trigger->tgfoid) != RI_TRIGGER_NONE;
+}
+
 static bool
 has_user_trigger(Relation rel)
 {
 	TriggerDesc *triggers = rel->trigdesc;
 
 	for (int i = 0; triggers != NULL && i < triggers->numtriggers; i++)
-		if (!triggers->triggers[i].tgisinternal)
+		if (!is_foreign_key_trigger(&triggers->triggers[i]))
 			return true;
 	return false;
 }
@@ -355,15 +365,26 @@ runs_user_code(Relation rel)
 	return has_user_trigger(rel) || has_suspect_default(rel) ||
 		has_user_type(rel) || has_computed_index(rel) ||
 		rel->rd_rel->relforcerowsecurity || rel->rd_rel->relhasrules ||
-		(constr != NULL && (constr->num_check > 0 || constr->has_generated_stored));
+		(constr != NULL && (constr->num_check > 0 || pst_has_generated_column(constr)));
 }
 
+/* Can the time be assigned to it? */
+static bool
+holds_time(Form_pg_attribute attr)
+{
+	Oid			type = getBaseType(attr->atttypid);
+
+	return attr->attgenerated == '\0' &&
+		(type == TIMESTAMPTZOID || type == TIMESTAMPOID || type == DATEOID);
+}
+
+/* We set what we created, as long as it can hold a time: its owner may have changed it */
 static bool
 is_ours(Relation rel, Form_pg_attribute updated_at)
 {
 	char	   *comment;
 
-	if (updated_at == NULL)
+	if (updated_at == NULL || !holds_time(updated_at))
 		return false;
 	comment = GetComment(RelationGetRelid(rel), RelationRelationId, updated_at->attnum);
 	return comment != NULL && strcmp(comment, PST_UPDATED_AT_COMMENT) == 0;

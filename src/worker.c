@@ -17,7 +17,13 @@
  * However it ends, the server aborts its transaction first, and then leave() returns
  * all that is queued, and sees that somebody flushes what is pending.
  *
- * SIGTERM, which a shutdown sends, too, makes it flush what is pending before it goes.
+ * SIGTERM, which a shutdown sends, too, cancels what runs, and makes it flush what is
+ * pending before it goes.  A second one ends it at once.
+ *
+ * Nothing that a trigger does holds up those who wait for it, nor a shutdown: a transaction
+ * that takes too long is cancelled, and if it catches that, the flusher is ended, which no SQL
+ * can catch.  Where not even that helps, for it is stopped or runs code that does not
+ * check for interrupts, others notice that its heart does not beat (group.c).
  *
  * There are never two in a database: PstDatabase.flusher goes to READY by
  * compare-and-exchange, from STARTING, or from NO_FLUSHER where a start was given up too
@@ -42,17 +48,13 @@
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
+#include "utils/syscache.h"
 #include "utils/timeout.h"
 #include "utils/timestamp.h"
 
 #define IDLE_CHECK_MS		500
 #define IDLE_MS				2000	/* it goes, after that */
 #define ABANDONED_MS		1000	/* the same where no session is left */
-#define FOLD_MS				10000	/* a trigger that takes longer is
-									 * cancelled */
-#ifndef LEAVING_MS
-#define LEAVING_MS			30000	/* for rows that stay locked at shutdown */
-#endif
 #define START_AGAIN_MS		1000	/* after a start that came to nothing */
 #define COMPLAIN_MS			1000
 
@@ -65,6 +67,79 @@ static bool is_durable = true;	/* the commit of the transaction that runs */
 static bool is_ready = false;	/* we are the flusher */
 static bool has_retired = false;	/* we were */
 static volatile sig_atomic_t is_terminated = false;
+static volatile sig_atomic_t is_ended = false;	/* by a second SIGTERM */
+
+/* Set where a limit has ended us */
+static volatile sig_atomic_t fold_overran = false;
+static volatile sig_atomic_t leaving_overran = false;
+
+static TimeoutId fold_limit;
+static TimeoutId leaving_limit;
+
+/* The table that we write into, for the log: there it is too late to look up its name */
+static char folding[PST_QUALIFIED_LEN];
+
+static void
+beat(void)
+{
+	pg_atomic_write_u64(&pst_served->heartbeat, pst_clock_ms());
+}
+
+/* ---- limits ---- */
+
+/* In a signal handler: the next check for interrupts is FATAL, which no SQL can catch */
+static void
+end_process(void)
+{
+	ProcDiePending = true;
+	InterruptPending = true;
+}
+
+static void
+at_fold_limit(void)
+{
+	fold_overran = true;
+	end_process();
+}
+
+static void
+at_leaving_limit(void)
+{
+	leaving_overran = true;
+	end_process();
+}
+
+static void
+begin_limits(void)
+{
+	EnableTimeoutParams limits[] = {
+		{STATEMENT_TIMEOUT, TMPARAM_AFTER, PST_FOLD_MS, 0},
+		{fold_limit, TMPARAM_AFTER, PST_FOLD_END_MS, 0},
+	};
+
+	enable_timeouts(limits, lengthof(limits));
+}
+
+/*
+ * Whatever comes after the end of a transaction comes too late, and must not hit the next
+ * one.  But where this ends the transaction of a process that exits, it is told why.
+ */
+static void
+end_limits(void)
+{
+	DisableTimeoutParams limits[] = {
+		{STATEMENT_TIMEOUT, false},
+		{fold_limit, false},
+	};
+
+	disable_timeouts(limits, lengthof(limits));
+	if (!fold_overran || proc_exit_inprogress)
+		return;
+	fold_overran = false;
+	ProcDiePending = false;
+	if (is_ended || leaving_overran)
+		end_process();
+}
 
 /* ---- a transaction ---- */
 
@@ -81,9 +156,13 @@ static void
 at_flusher_event(XactEvent event, void *arg)
 {
 	if (event == XACT_EVENT_PRE_COMMIT)
+	{
 		set_sync_commit();		/* a trigger may have changed it */
+		pst_begin_group_commit();
+	}
 	else if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT)
 	{
+		end_limits();
 		pst_end_group_fold(event == XACT_EVENT_COMMIT);
 		pst_end_flights(event == XACT_EVENT_COMMIT);
 	}
@@ -143,12 +222,13 @@ pst_run_transaction(void (*step) (void), bool durable, PstFailure *failure)
 	bool		ok = true;
 
 	is_durable = durable;
+	beat();
 	SetCurrentStatementStartTimestamp();
 	PG_TRY();
 	{
 		StartTransactionCommand();
 		reset_settings();
-		enable_timeout_after(STATEMENT_TIMEOUT, FOLD_MS);
+		begin_limits();
 		step();
 	}
 	PG_CATCH();
@@ -161,7 +241,8 @@ pst_run_transaction(void (*step) (void), bool durable, PstFailure *failure)
 		ok = false;
 	}
 	PG_END_TRY();
-	disable_timeout(STATEMENT_TIMEOUT, false);
+	end_limits();				/* where it has not even begun */
+	pg_atomic_write_u32(&pst_served->folding, InvalidOid);
 	MemoryContextSwitchTo(caller);
 
 	/* pg_advisory_lock() by a trigger */
@@ -176,6 +257,8 @@ pst_fold_as_owner(const PstTables *tables, void (*fold) (const PstTables *))
 	PstScope	scope = pst_scope_of(tables->stats_owner, tables->stats_path);
 	Oid			me = GetUserId();
 
+	strlcpy(folding, tables->stats_name, sizeof(folding));
+	pg_atomic_write_u32(&pst_served->folding, tables->stats);
 	scope.writes = tables->stats;
 	pst_begin_as_owner(&scope);
 	PushActiveSnapshot(GetTransactionSnapshot());
@@ -267,6 +350,7 @@ serve(void)
 	pst_last_fold = GetCurrentTimestamp();
 	while (pst_use_flusher && !is_terminated)
 	{
+		beat();
 		pst_serve_waiting();
 		if (pst_time_to_flush() == 0)
 			pst_flush_pending();
@@ -288,26 +372,26 @@ serve(void)
 
 /*
  * Takes nothing more, and flushes until nothing is left: also transactions that have
- * reserved are waited for.
+ * reserved are waited for.  What stays locked is left, and leave() tells of it.
  */
 static void
 flush_and_leave(void)
 {
 	TimestampTz began = GetCurrentTimestamp();
 
+	enable_timeout_after(leaving_limit, PST_LEAVING_END_MS);
 	pg_atomic_write_u32(&pst_served->flusher, PST_FLUSHER_LEAVING);
 	pg_memory_barrier();
 	pst_return_waiting();
 	while (!retire())
 	{
+		beat();
 		pst_flush_pending();
 		pst_return_waiting();
-		if (TimestampDifferenceExceeds(began, GetCurrentTimestamp(), LEAVING_MS))
-		{
-			pst_report_leftover();
+		if (TimestampDifferenceExceeds(began, GetCurrentTimestamp(), PST_LEAVING_MS))
 			return;
-		}
 		pg_usleep(5000L);
+		pst_check_interrupts();
 	}
 }
 
@@ -329,6 +413,29 @@ resign(void)
 		(void) pg_atomic_compare_exchange_u32(&pst_served->flusher, &starting, PST_NO_FLUSHER);
 }
 
+static void
+report_limit(void)
+{
+	if (fold_overran)
+		ereport(LOG,
+				(errmsg("ended the prompt_stats flusher, for its transaction did not end within %d s",
+						PST_FOLD_END_MS / 1000),
+				 errdetail("It was writing into table %s. It was canceled after %d s, in vain.",
+						   folding, PST_FOLD_MS / 1000),
+				 errhint("Look for a trigger or function of that table that catches query_canceled.")));
+	else if (leaving_overran)
+		ereport(LOG,
+				(errmsg("ended the prompt_stats flusher, for it did not flush what is pending within %d s",
+						PST_LEAVING_END_MS / 1000)));
+}
+
+/* At a shutdown no other flusher comes */
+static bool
+is_last(void)
+{
+	return is_terminated || !pst_use_flusher;
+}
+
 /*
  * Nobody waits for a flusher that is gone, and what is pending finds another.
  * Registered before the server's own callback that aborts the transaction, hence
@@ -337,6 +444,9 @@ resign(void)
 static void
 leave(int code, Datum arg)
 {
+	report_limit();
+	if (is_ready && is_last())
+		pst_report_leftover();
 	resign();
 	pst_end_soloist();
 	if (!has_retired)
@@ -374,6 +484,7 @@ announce(void)
 {
 	uint32		state = PST_FLUSHER_STARTING;
 
+	beat();
 	while (!pg_atomic_compare_exchange_u32(&pst_served->flusher, &state, PST_FLUSHER_READY))
 		if (state != PST_NO_FLUSHER && state != PST_FLUSHER_STARTING)
 			return false;
@@ -383,12 +494,17 @@ announce(void)
 	return true;
 }
 
-/* What runs is cancelled, for it may wait for long; then the loop sees it */
+/* What runs is cancelled, for it may wait for long; then the loop sees it, or a second one ends us */
 static void
 handle_sigterm(SIGNAL_ARGS)
 {
 	int			save_errno = errno;
 
+	if (is_terminated && !proc_exit_inprogress)
+	{
+		is_ended = true;
+		end_process();
+	}
 	is_terminated = true;
 	QueryCancelPending = true;
 	InterruptPending = true;
@@ -411,6 +527,8 @@ prompt_stats_flusher_main(Datum arg)
 	pst_serve_init();
 	pst_flush_init();
 	RegisterXactCallback(at_flusher_event, NULL);
+	fold_limit = RegisterTimeout(USER_TIMEOUT, at_fold_limit);
+	leaving_limit = RegisterTimeout(USER_TIMEOUT, at_leaving_limit);
 	pgstat_report_activity(STATE_RUNNING, "folding counts");
 	pqsignal(SIGTERM, handle_sigterm);
 	if (ProcDiePending)
@@ -439,6 +557,43 @@ may_start(PstDatabase *db)
 	return none == PST_NO_FLUSHER || none == PST_FLUSHER_STARTING;
 }
 
+/* Who finds it silent first tells of it */
+static bool
+is_first_to_tell(PstDatabase *db)
+{
+	uint64		heartbeat = pg_atomic_read_u64(&db->heartbeat);
+	uint64		told = pg_atomic_read_u64(&db->silence_told);
+
+	return told != heartbeat &&
+		pg_atomic_compare_exchange_u64(&db->silence_told, &told, heartbeat);
+}
+
+/* What a silent flusher is at; reads the catalog */
+static char *
+describe_folding(PstDatabase *db)
+{
+	Oid			table = pg_atomic_read_u32(&db->folding);
+
+	if (!OidIsValid(table) || !SearchSysCacheExists1(RELOID, ObjectIdGetDatum(table)))
+		return "It was not writing into any table.";
+	return psprintf("It was writing into table %s.", pst_qualified_name(table));
+}
+
+/* By who needs it and finds it silent; once in the log, by the first */
+void
+pst_report_silence(PstDatabase *db)
+{
+	uint32		proc = pg_atomic_read_u32(&db->flusher_proc);
+
+	if (proc == PST_NONE || !is_first_to_tell(db))
+		return;
+	ereport(LOG,
+			(errmsg("the prompt_stats flusher (PID %d) has given no sign of life for %d s",
+					ProcGlobal->allProcs[proc].pid, PST_SILENT_MS / 1000),
+			 errdetail("%s Meanwhile transactions fold their own counts.", describe_folding(db)),
+			 errhint("If the process is not stopped, look for code that the table runs and that does not check for interrupts.")));
+}
+
 /* By who needs one; this does not wait for the start, which may come to nothing */
 void
 pst_start_flusher(PstDatabase *db)
@@ -446,6 +601,8 @@ pst_start_flusher(PstDatabase *db)
 	BackgroundWorker worker = {0};
 	uint32		starting = PST_FLUSHER_STARTING;
 
+	if (pst_is_flusher_silent(db))
+		pst_report_silence(db);
 	if (!may_start(db))
 		return;
 	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;

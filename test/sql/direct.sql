@@ -130,6 +130,17 @@ SELECT view_count FROM prompt_stats WHERE prompt_id = 'p7';
 DROP TRIGGER veto ON prompt_stats;
 SELECT increment_prompt_views('p7');
 SELECT view_count FROM prompt_stats WHERE prompt_id = 'p7';
+-- An extension's own
+SET allow_system_table_mods = on;
+CREATE TRIGGER veto BEFORE UPDATE ON prompt_stats FOR EACH ROW EXECUTE FUNCTION veto();
+UPDATE pg_trigger SET tgisinternal = true WHERE tgname = 'veto';
+ALTER TABLE prompt_stats SET (fillfactor = 90);
+SELECT increment_prompt_views('p7');
+SELECT view_count FROM prompt_stats WHERE prompt_id = 'p7';
+UPDATE pg_trigger SET tgisinternal = false WHERE tgname = 'veto';
+DROP TRIGGER veto ON prompt_stats;
+ALTER TABLE prompt_stats RESET (fillfactor);
+RESET allow_system_table_mods;
 -- Another key, and no key for a while
 ALTER TABLE prompt_stats DROP CONSTRAINT prompt_stats_pkey;
 SELECT try($$SELECT increment_prompt_views('p7')$$) ~ '^42P10 ';
@@ -138,7 +149,135 @@ SELECT try($$SELECT increment_prompt_views('p7')$$);
 SELECT view_count FROM prompt_stats WHERE prompt_id = 'p7';
 SELECT indexes_agree();
 
+-- Exclusion constraints and unique keys, checked at once or later
+UPDATE prompt_stats SET view_count = 10 * substr(prompt_id, 2)::int WHERE prompt_id ~ '^p';
+UPDATE prompt_stats SET view_count = 1000 + substr(prompt_id, 4)::int WHERE prompt_id ~ '^new';
+ALTER TABLE prompt_stats ADD CONSTRAINT apart EXCLUDE USING btree (view_count WITH =) DEFERRABLE INITIALLY DEFERRED;
+SELECT try($$SELECT increment_prompt_views('p8', 10); SET CONSTRAINTS ALL IMMEDIATE$$);
+SELECT try($$SELECT increment_prompt_views('p8', 5); SET CONSTRAINTS ALL IMMEDIATE$$);
+ALTER TABLE prompt_stats DROP CONSTRAINT apart, ADD CONSTRAINT apart EXCLUDE USING btree (view_count WITH =);
+SELECT try($$SELECT increment_prompt_views('p8', 5)$$);
+SELECT try($$SELECT increment_prompt_views('p8', 1)$$);
+ALTER TABLE prompt_stats DROP CONSTRAINT apart, ADD CONSTRAINT late UNIQUE (view_count) DEFERRABLE INITIALLY DEFERRED;
+SELECT try($$SELECT increment_prompt_views('p8', 4); SET CONSTRAINTS ALL IMMEDIATE$$);
+SELECT try($$SELECT increment_prompt_views('p8', 1); SET CONSTRAINTS ALL IMMEDIATE$$);
+ALTER TABLE prompt_stats DROP CONSTRAINT late;
+SELECT view_count FROM prompt_stats WHERE prompt_id = 'p8';
+
+-- A partition has a constraint
+CREATE TABLE all_stats (note text, fork_count int, view_count int, prompt_id varchar(40) NOT NULL, copy_count int) PARTITION BY RANGE (copy_count);
+UPDATE prompt_stats SET copy_count = 1;
+ALTER TABLE all_stats ATTACH PARTITION prompt_stats FOR VALUES FROM (0) TO (3);
+SELECT try($$SELECT increment_prompt_copies('p8')$$);
+SELECT try($$SELECT increment_prompt_copies('p8')$$);
+SELECT copy_count FROM prompt_stats WHERE prompt_id = 'p8';
+ALTER TABLE all_stats DETACH PARTITION prompt_stats;
+DROP TABLE all_stats;
+
+-- A domain that the server brings
+ALTER TABLE prompt_stats ALTER view_count TYPE information_schema.cardinal_number;
+SELECT try($$SELECT increment_prompt_views('p8')$$);
+SELECT prompt_id, view_count FROM prompt_stats WHERE prompt_id = 'p8';
+
 DROP EXTENSION prompt_stats;
 DROP TABLE prompt_stats, prompt_events;
-DROP FUNCTION try, veto, indexes_agree;
+
+-- The time of the last count is set where it can be: whatever became of our column
+SET client_min_messages = warning;
+CREATE TABLE prompts (id bigint PRIMARY KEY);
+INSERT INTO prompts SELECT generate_series(1, 9);
+CREATE EXTENSION prompt_stats;
+RESET client_min_messages;
+CREATE PROCEDURE count_anew() LANGUAGE plpgsql AS $$
+BEGIN
+	UPDATE prompt_stats SET updated_at = NULL;
+	COMMIT;
+	PERFORM increment_prompt_views(ARRAY[1, 2]);
+	COMMIT;
+	PERFORM increment_prompt_views(1);
+END $$;
+CREATE FUNCTION is_now(OUT rows bigint, OUT ok boolean) LANGUAGE plpgsql AS $$
+BEGIN
+	SELECT count(*), bool_and(abs(extract(epoch FROM now() - updated_at::text::timestamptz)) <= 86400)
+		INTO rows, ok FROM prompt_stats WHERE updated_at IS NOT NULL;
+END $$;
+CALL count_anew();
+SELECT is_now();
+-- in a key it is checked, as a counter is
+CREATE TABLE times (at timestamptz PRIMARY KEY);
+ALTER TABLE prompt_stats ADD CONSTRAINT at_times FOREIGN KEY (updated_at) REFERENCES times NOT VALID;
+SELECT try('SELECT increment_prompt_views(1)') ~ '^23503 ';
+ALTER TABLE prompt_stats DROP CONSTRAINT at_times, ADD CONSTRAINT u UNIQUE (prompt_id, updated_at);
+CREATE TABLE marks (id bigint, at timestamptz, FOREIGN KEY (id, at) REFERENCES prompt_stats (prompt_id, updated_at));
+INSERT INTO marks SELECT prompt_id, updated_at FROM prompt_stats WHERE prompt_id = 1;
+SELECT try('SELECT increment_prompt_views(1)') ~ '^23503 ';
+DROP TABLE marks, times;
+ALTER TABLE prompt_stats DROP CONSTRAINT u;
+ALTER TABLE prompt_stats ALTER updated_at TYPE text;
+CALL count_anew();
+SELECT is_now();
+ALTER TABLE prompt_stats ALTER updated_at TYPE bigint USING 0;
+CALL count_anew();
+SELECT is_now();
+ALTER TABLE prompt_stats ALTER updated_at TYPE timestamptz[] USING NULL;
+CALL count_anew();
+SELECT is_now();
+ALTER TABLE prompt_stats ALTER updated_at TYPE date USING NULL;
+CALL count_anew();
+SELECT is_now();
+ALTER TABLE prompt_stats ALTER updated_at TYPE timestamp;
+CALL count_anew();
+SELECT is_now();
+ALTER TABLE prompt_stats ALTER updated_at TYPE timestamptz(0);
+CALL count_anew();
+SELECT is_now(), bool_and(extract(epoch FROM updated_at) % 1 = 0) AS whole FROM prompt_stats WHERE updated_at IS NOT NULL;
+ALTER TABLE prompt_stats ALTER updated_at TYPE information_schema.time_stamp;
+CALL count_anew();
+SELECT is_now(), bool_and(extract(epoch FROM updated_at) * 100 % 1 = 0) AS whole FROM prompt_stats WHERE updated_at IS NOT NULL;
+CREATE DOMAIN moment AS timestamptz CHECK (VALUE > '2000-01-01');
+ALTER TABLE prompt_stats ALTER updated_at TYPE moment;
+CALL count_anew();
+SELECT is_now();
+CREATE DOMAIN day AS date CHECK (VALUE < '2000-01-01');
+ALTER TABLE prompt_stats ALTER updated_at TYPE day USING NULL;
+SELECT try('SELECT increment_prompt_views(1)');
+CREATE DOMAIN words AS text;
+ALTER TABLE prompt_stats ALTER updated_at TYPE words USING NULL;
+CALL count_anew();
+SELECT is_now();
+ALTER TABLE prompt_stats DROP updated_at;
+SELECT try('SELECT increment_prompt_views(1)');
+-- another column of the name is not ours, unless its comment says so
+ALTER TABLE prompt_stats ADD updated_at timestamptz;
+CALL count_anew();
+SELECT is_now();
+COMMENT ON COLUMN prompt_stats.updated_at IS 'time of the last count, set by extension prompt_stats';
+ALTER TABLE prompt_stats ALTER updated_at SET DEFAULT NULL;
+CALL count_anew();
+SELECT is_now();
+ALTER TABLE prompt_stats DROP updated_at, ADD updated_at timestamptz GENERATED ALWAYS AS ('2000-01-01 00:00Z') STORED;
+COMMENT ON COLUMN prompt_stats.updated_at IS 'time of the last count, set by extension prompt_stats';
+SELECT try('SELECT increment_prompt_views(1)');
+ALTER TABLE prompt_stats DROP updated_at;
+SELECT prompt_id, view_count FROM prompt_stats ORDER BY 1;
+
+-- A key whose check is to come yet, for a row of this transaction
+ALTER TABLE prompt_stats DROP CONSTRAINT prompt_stats_prompt_id_fkey,
+	ADD CONSTRAINT key FOREIGN KEY (prompt_id) REFERENCES prompts DEFERRABLE INITIALLY DEFERRED;
+SELECT try('SELECT increment_prompt_views(99); SELECT increment_prompt_views(99); SET CONSTRAINTS ALL IMMEDIATE') ~ '^23503 ';
+SELECT try('SELECT increment_prompt_views(99); SELECT increment_prompt_views(ARRAY[1, 99]); SET CONSTRAINTS ALL IMMEDIATE') ~ '^23503 ';
+SELECT try('INSERT INTO prompt_stats (prompt_id) VALUES (99); SELECT increment_prompt_views(99); SET CONSTRAINTS ALL IMMEDIATE') ~ '^23503 ';
+SELECT try('SELECT increment_prompt_views(4); SELECT increment_prompt_views(4); SET CONSTRAINTS ALL IMMEDIATE');
+SELECT prompt_id, view_count FROM prompt_stats WHERE prompt_id IN (4, 99);
+-- nor need it be deferrable, where a function counts in the statement that inserts
+ALTER TABLE prompt_stats DROP CONSTRAINT key, ADD CONSTRAINT key FOREIGN KEY (prompt_id) REFERENCES prompts;
+CREATE FUNCTION count_last(id bigint) RETURNS bigint LANGUAGE plpgsql AS $$ BEGIN PERFORM increment_prompt_views(id); RETURN id; END $$;
+SELECT try('WITH i AS (INSERT INTO prompt_stats (prompt_id) VALUES (98) RETURNING prompt_id) SELECT count_last(prompt_id) FROM i') ~ '^23503 ';
+SELECT count(*) FROM prompt_stats WHERE prompt_id > 9;
+
+DROP EXTENSION prompt_stats;
+DROP TABLE prompt_stats, prompt_events, prompts;
+DROP FUNCTION try, veto, indexes_agree, is_now, count_last;
+DROP PROCEDURE count_anew;
+DROP DOMAIN moment, day, words;
 DROP ROLE regress_owner;

@@ -1,5 +1,6 @@
 # Other libraries beside ours: one of ours with another layout of shared memory,
-# installed under a running server [11], and one that fails commits after us [3].
+# installed under a running server [11], one that fails commits after us [3], and one that is
+# asked for rights [22].
 
 use strict;
 use warnings FATAL => 'all';
@@ -131,7 +132,7 @@ is(sql("SELECT flusher FROM prompt_stats_status"), 'ready', 'the new library has
 
 # ---- a flusher that left counts behind, and none that could come after it
 
-build('hasty.so', '-DLEAVING_MS=100');
+build('hasty.so', '-DPST_LEAVING_MS=100');
 install("$build/hasty.so", 'prompt_stats.so');
 $node->restart;
 my $left = session();
@@ -214,6 +215,18 @@ ok($found, 'a count that could not be taken back is told in the log');
 is(views(6), 100, 'and stays');
 $holder->query('COMMIT');
 is(outcome($stuck->read_result), 'ok', 'the one that was stuck goes on');
+
+# ---- a library that is asked for rights is asked for each update
+
+sql('DROP TRIGGER keep ON prompt_stats');
+foreach my $mode (qw(transaction group))
+{
+	my $asked = session();
+	$asked->query("LOAD 'fail_commit'; SET prompt_stats.durability = '$mode'");
+	is(outcome($asked->query('SELECT increment_prompt_views(10)')), 'ok', "$mode: it allows");
+	is(outcome($asked->query('SET LOCAL fail_commit.deny = on; SELECT increment_prompt_views(10)')), '42501', "$mode: it denies");
+}
+is(views(10), 2, 'what it denied is not counted');
 
 unlink "$pkglibdir/fail_commit.so";
 $node->stop;

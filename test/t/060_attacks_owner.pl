@@ -89,10 +89,12 @@ my @ON_STATS = (
 		'CREATE RULE r AS ON UPDATE TO site.prompt_stats DO ALSO INSERT INTO evil_shop.seen VALUES (%ACT)') }, fails => qr/^0A000 |^55000 / },
 	{ %{ on_stats('rule on insert', $INSERT, 'CREATE TABLE evil_shop.seen (i bigint)',
 		'CREATE RULE r AS ON INSERT TO site.prompt_stats DO ALSO INSERT INTO evil_shop.seen VALUES (%ACT)') }, fails => qr/^0A000 |^55000 / },
-	on_stats('forced policy', $READ, 'ALTER TABLE site.prompt_stats ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY',
+	{ %{ on_stats('forced policy', $READ, 'ALTER TABLE site.prompt_stats ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY',
 		'CREATE POLICY p ON site.prompt_stats USING (copy_count + %EVIL >= 0) WITH CHECK (copy_count + %EVIL >= 0)',
-		# setup wants one that admits every row
-		'CREATE POLICY q ON site.prompt_stats USING (true) WITH CHECK (true)'),
+		# setup wants one that admits every row; the server asks the last name first (policy.c)
+		'CREATE POLICY a ON site.prompt_stats USING (true) WITH CHECK (true)') },
+		# the trap sets row_security off, which hurts its owner until the scope ends
+		fails => qr/^42501 |^55000 / },
 	trigger('trigger before a row', 'BEFORE INSERT OR UPDATE', 'FOR EACH ROW'),
 	trigger('trigger after a row', 'AFTER INSERT OR UPDATE', 'FOR EACH ROW'),
 	trigger('trigger before a statement', 'BEFORE INSERT OR UPDATE', 'FOR EACH STATEMENT'),
@@ -165,9 +167,9 @@ my @ON_EVENTS = (
 			ADD CONSTRAINT $Attacks::CHECK CHECK (length(event_type) + %EVIL >= 0 AND event_type <> 'view'))),
 	on_events('domain of the kinds', $EVENT, 'CREATE DOMAIN site.kind AS text CHECK (length(VALUE) >= %ACT)',
 		'ALTER TABLE site.prompt_events ALTER event_type TYPE site.kind'),
-	on_events('forced policy', $READ_EVENT, 'ALTER TABLE site.prompt_events ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY',
+	{ %{ on_events('forced policy', $READ_EVENT, 'ALTER TABLE site.prompt_events ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY',
 		'CREATE POLICY p ON site.prompt_events USING (user_id + %EVIL >= 0) WITH CHECK (user_id + %EVIL >= 0)',
-		'CREATE POLICY q ON site.prompt_events USING (true) WITH CHECK (true)'),
+		'CREATE POLICY a ON site.prompt_events USING (true) WITH CHECK (true)') }, fails => qr/^42501 |^55000 / },
 	on_events('rule on delete', $DELETE_EVENT, 'CREATE TABLE evil_%ROLE.seen (i bigint)',
 		'CREATE RULE r AS ON DELETE TO site.prompt_events DO ALSO INSERT INTO evil_%ROLE.seen VALUES (%ACT)'),
 	on_events('trigger before a row is deleted', $DELETE_EVENT, 'CREATE TRIGGER t BEFORE DELETE ON site.prompt_events FOR EACH ROW EXECUTE FUNCTION %TRIGGER'),

@@ -116,6 +116,15 @@ sub send_query
 	return;
 }
 
+# Whether a result has begun to come, within so many seconds
+sub has_answered
+{
+	my ($self, $seconds) = @_;
+	return 1 if length $self->{buffer};
+	vec(my $sockets = '', fileno $self->{socket}, 1) = 1;
+	return select($sockets, undef, undef, $seconds) > 0;
+}
+
 sub query
 {
 	my ($self, $sql) = @_;
