@@ -59,6 +59,7 @@ MODULE_big = prompt_stats
 OBJS = \
 	src/prompt_stats.o \
 	src/guc.o \
+	src/choice.o \
 	src/tables.o \
 	src/run.o \
 	src/plans.o \

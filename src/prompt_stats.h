@@ -227,9 +227,19 @@ extern bool pst_tell(uint32 number, uint32 from, uint32 to);
 extern void pst_start_flusher(struct PstDatabase *db);
 extern void pst_report_silence(struct PstDatabase *db);
 
+/* choice.c */
+extern void pst_find_tables(PstTables *tables);
+extern void pst_find_chosen(Oid *events, Oid *stats);
+extern void pst_check_no_stranger(const char *usual);
+extern void pst_check_may_choose(Oid events, Oid stats);
+extern void pst_choose(Oid events, Oid stats);
+extern const char *pst_get_migration(void);
+extern void pst_set_migration(const PstTables *tables, const char *migration);
+extern void pst_note_legacy(const PstTables *tables, bool is_clean);
+extern bool pst_is_restoring(void);
+
 /* tables.c */
 extern void PstTablesInit(void);
-extern void pst_find_chosen(Oid *events, Oid *stats);
 extern const PstTables *pst_need_tables(Oid function);
 extern const PstTables *pst_lock_stats(Oid function);
 extern const PstTables *pst_share_stats(Oid function);
@@ -327,8 +337,9 @@ extern void pst_check_owner_of(Oid table);
 extern Oid	pst_owner_of(Oid table);
 extern const char *pst_qualified_name(Oid table);
 extern Oid	pst_owner_of_schema(Oid schema);
+extern bool pst_owns_database(Oid role);
 extern bool pst_is_strangers(Oid table);
-extern void pst_stranger_error(Oid table);
+extern void pst_stranger_error(Oid table, const char *events_name, const char *stats_name);
 
 /* hints.c */
 extern const char *pst_vetoing_trigger(Oid table, int16 events);
@@ -396,6 +407,7 @@ extern uint64 pst_update_directly_in_order(const PstTables *tables, PstDeltas *d
 /* checks.c */
 extern bool pst_is_clean(const PstTables *tables);
 extern bool pst_guard_events(const PstTables *tables);
+extern void pst_make_way_for_legacy(Oid events, const char *migration);
 
 /* tally.c */
 typedef struct PstTally PstTally;

@@ -2,11 +2,9 @@
  * tables.c
  *		Which two tables we count in, their shape, and a cache of both.
  *
- * The tables belong to the application; no dependency ties them to us.  They
- * are those that prompt_stats_setup() wrote into prompt_stats_internal.config, or else
- * "prompt_stats" and "prompt_events" in the schema of the extension.  What we
- * learn of them is cached until the server says that one of them, or a schema,
- * has changed (inval.c).
+ * The tables belong to the application; no dependency ties them to us.  Which they are says
+ * choice.c.  What we learn of them is cached until the server says that one of them, or a
+ * schema, has changed (inval.c).
  */
 #include "prompt_stats.h"
 
@@ -51,123 +49,6 @@ static bool plans_are_old = false;	/* made before something changed */
 static uint64 invalidations = 0;
 
 PG_FUNCTION_INFO_V1(prompt_stats_tables);
-
-/* ---- finding the tables ---- */
-
-static bool
-table_exists(Oid table)
-{
-	return OidIsValid(table) && SearchSysCacheExists1(RELOID, ObjectIdGetDatum(table));
-}
-
-/* What prompt_stats_setup() has chosen; see prompt_stats_internal.config */
-typedef struct Choice
-{
-	Oid			events;
-	Oid			stats;
-	NameData	events_name;
-	NameData	stats_name;
-} Choice;
-
-/* There must be one; if it is dropped while we wait for its lock, another, or the error that says so */
-static Relation
-open_config(void)
-{
-	Relation	rel;
-
-	do
-		cached_config = pst_own_table("config");
-	while ((rel = try_relation_open(cached_config, AccessShareLock)) == NULL);
-	return rel;
-}
-
-/* Zeros where nothing has been chosen yet; columns (events, stats, events_name, stats_name) */
-static void
-read_config(Choice *choice)
-{
-	Relation	rel = open_config();
-	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, NULL, 0, NULL);
-	HeapTuple	row = systable_getnext(scan);
-
-	memset(choice, 0, sizeof(*choice));
-	if (HeapTupleIsValid(row))
-	{
-		TupleDesc	desc = RelationGetDescr(rel);
-		bool		isnull;
-
-		choice->events = DatumGetObjectId(heap_getattr(row, 1, desc, &isnull));
-		choice->stats = DatumGetObjectId(heap_getattr(row, 2, desc, &isnull));
-		choice->events_name = *DatumGetName(heap_getattr(row, 3, desc, &isnull));
-		choice->stats_name = *DatumGetName(heap_getattr(row, 4, desc, &isnull));
-	}
-	systable_endscan(scan);
-	table_close(rel, AccessShareLock);
-}
-
-/* A table of that name that may be ours unasked */
-static Oid
-find_unasked(const char *name, Oid schema)
-{
-	Oid			table = get_relname_relid(name, schema);
-
-	return OidIsValid(table) && get_rel_relkind(table) == RELKIND_RELATION && !pst_is_strangers(table) ?
-		table : InvalidOid;
-}
-
-/* Also what is no table, for the error that says so */
-static Oid
-find_usual(const char *name, Oid schema)
-{
-	Oid			table = get_relname_relid(name, schema);
-
-	return OidIsValid(table) && get_rel_relkind(table) == RELKIND_RELATION ? find_unasked(name, schema) : table;
-}
-
-/*
- * The chosen table, wherever it was moved.  Where it was renamed and another stands in its
- * place, as tools that rewrite a table do it, it is the other.  Without another, one that was
- * chosen under a name of its own is followed; one of the usual name is gone, and may come back
- * under that name.
- */
-static Oid
-find_table(Oid chosen, const char *name, const char *usual, Oid home)
-{
-	if (table_exists(chosen))
-	{
-		Oid			other;
-
-		if (strcmp(get_rel_name(chosen), name) == 0)
-			return chosen;
-		other = find_unasked(name, get_rel_namespace(chosen));
-		if (OidIsValid(other))
-			return other;
-		if (strcmp(name, usual) != 0)
-			return chosen;
-	}
-	return find_usual(usual, home);
-}
-
-static void
-find_tables(PstTables *tables)
-{
-	Choice		choice;
-
-	read_config(&choice);
-	tables->schema = pst_extension_schema();
-	tables->events = find_table(choice.events, NameStr(choice.events_name), "prompt_events", tables->schema);
-	tables->stats = find_table(choice.stats, NameStr(choice.stats_name), "prompt_stats", tables->schema);
-}
-
-/* Without a look at their shape, which may be one that can't be used; InvalidOid: none */
-void
-pst_find_chosen(Oid *events, Oid *stats)
-{
-	PstTables	tables;
-
-	find_tables(&tables);
-	*events = tables.events;
-	*stats = tables.stats;
-}
 
 static void
 print_names(Relation rel, char *name, char *path)
@@ -667,7 +548,9 @@ static bool
 find_and_read(PstTables *fresh, bool with_events)
 {
 	memset(fresh, 0, sizeof(*fresh));
-	find_tables(fresh);
+	fresh->schema = pst_extension_schema();
+	cached_config = pst_own_table("config");
+	pst_find_tables(fresh);
 	if (OidIsValid(fresh->stats) && !read_table(fresh->stats, read_stats, fresh))
 		return false;
 	if (!with_events)
@@ -732,16 +615,6 @@ get_stats(Oid function)
 	return &cached;
 }
 
-/* A table that anybody may have made is not counted in unasked */
-static void
-check_no_stranger(const char *name, Oid schema)
-{
-	Oid			table = get_relname_relid(name, schema);
-
-	if (OidIsValid(table))
-		pst_stranger_error(table);
-}
-
 static void
 missing_table(const char *name, Oid schema)
 {
@@ -750,7 +623,7 @@ missing_table(const char *name, Oid schema)
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("table \"%s\" does not exist", name)));
 
-	check_no_stranger(name, schema);
+	pst_check_no_stranger(name);
 	ereport(ERROR,
 			(errcode(ERRCODE_UNDEFINED_TABLE),
 			 errmsg("table \"%s\" does not exist", name),
