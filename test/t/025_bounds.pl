@@ -53,7 +53,7 @@ sql('template1', "CREATE DATABASE $_ TEMPLATE postgres") foreach @DATABASES;
 
 # Sees what all others do
 my $watch = PromptStats::Connection->new($node, 'watch') // die 'no connection';
-my %ask_in = map { $_ => PromptStats::Connection->new($node, 'ask', $_) // die 'no connection' } 'postgres', @DATABASES;
+my %ask_in = map { $_ => PromptStats::Connection->new($node, 'ask', database => $_) // die 'no connection' } 'postgres', @DATABASES;
 
 sub poll
 {
@@ -70,7 +70,7 @@ sub poll
 sub client
 {
 	my ($database, $settings) = @_;
-	my $session = PromptStats::Connection->new($node, 'client', $database) // die 'no connection';
+	my $session = PromptStats::Connection->new($node, 'client', $database ? (database => $database) : ()) // die 'no connection';
 	$session->query($settings) if defined $settings;
 	return { session => $session, pid => ask($session, 'SELECT pg_backend_pid()') };
 }
@@ -439,7 +439,7 @@ like($log, qr/could not flush counts of prompt 10: .*\n.*DETAIL:  $_ views/, "sh
 is(scalar(() = $log =~ /ended the prompt_stats flusher, for its transaction did not end/g), 2, 'shutdown: and why');
 
 $node->start;
-$ask_in{$_} = PromptStats::Connection->new($node, 'ask', $_) // die 'no connection' foreach qw(evil late);
+$ask_in{$_} = PromptStats::Connection->new($node, 'ask', database => $_) // die 'no connection' foreach qw(evil late);
 counts_are('evil', 900, 'shutdown: exact');
 counts_are('late', 0, 'shutdown: exact, also there');
 sql('evil', 'UPDATE gate SET shut = false; SELECT increment_prompt_views(10)');
