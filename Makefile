@@ -134,6 +134,7 @@ ISOLATION = \
 	read_replaced \
 	other_keys \
 	dropped \
+	direct_isolation \
 	group_and_locks \
 	migrate_batches \
 	track_and_recount \
