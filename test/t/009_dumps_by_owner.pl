@@ -5,6 +5,7 @@
 use strict;
 use warnings FATAL => 'all';
 
+use FindBin;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -442,6 +443,14 @@ like(works('rights on functions', psql_command('copy', '-f', plain('created', '-
 new_database('copy', bare_extension({}));
 fails('without a table', qr/relation "public\.prompt_events" does not exist.*COPY config/s,
 	psql_command('copy', '-f', plain('migrated', '-T', 'prompt_events')));
+foreach my $option ('-T', '--exclude-table-data')
+{
+	new_database('copy', bare_extension({}));
+	works("without a table and the row: $option", psql_command('copy', '-f', plain('migrated', '-T', 'prompt_events', $option, 'prompt_stats_internal.*')));
+	sql('copy', 'SELECT prompt_stats_setup(); SELECT increment_prompt_views(1), track_prompt_fork(2, 2)');
+	is(sql('copy', 'SELECT view_count FROM prompt_stats WHERE prompt_id = 1'),
+		1 + sql('migrated', 'SELECT view_count FROM prompt_stats WHERE prompt_id = 1'), "without a table and the row: $option: counts");
+}
 
 # ---- nobody gains by it ----
 
@@ -516,5 +525,74 @@ refused('no choice: after him', 'mallory', $attempts{'his own tables'}, qr/must 
 sql('copy', choice('public.prompt_events', 'public.s', q('site', 'gone', 'site', 'gone')));
 is(admin('copy', 'SELECT events_schema, events_name, stats_schema, stats_name FROM prompt_stats_internal.config'),
 	'public|prompt_events|public|s', 'names are those of the tables');
+
+# ---- the commands of docs/dumps.md ----
+#
+# From database app to app_new.  At a heading, and after <!-- half-migrated -->, app
+# is made anew, and app_new is empty.
+
+# A list of { name, like, scripts }
+sub read_parts
+{
+	my ($file) = @_;
+	my @parts = { name => 'docs', like => 'migrated', scripts => [] };
+	my $script;
+
+	foreach my $line (split /^/, slurp_file($file))
+	{
+		if ($line =~ /^## (.*)/)
+		{
+			push @parts, { name => "docs: $1", like => 'migrated', scripts => [] };
+		}
+		elsif ($line =~ /^<!-- half-migrated -->/)
+		{
+			push @parts, { name => "$parts[-1]{name}, half-migrated", like => 'half', scripts => [] };
+		}
+		elsif ($line =~ /^```/)
+		{
+			push @{ $parts[-1]{scripts} }, $script if defined $script;
+			$script = $line =~ /^```sh$/ ? '' : undef;
+		}
+		elsif (defined $script)
+		{
+			$script .= $line;
+		}
+	}
+	return grep { @{ $_->{scripts} } } @parts;
+}
+
+sub run_scripts
+{
+	my ($part) = @_;
+	local %ENV = (%ENV, PGHOST => $node->host, PGPORT => $node->port, PGUSER => 'app');
+
+	foreach my $script (@{ $part->{scripts} })
+	{
+		my ($ok, $error) = run_program('sh', '-ec', "cd '$dir'; $script");
+		ok($ok, $part->{name}) or diag $script, $error;
+	}
+	return;
+}
+
+admin('postgres', 'CREATE ROLE postgres SUPERUSER LOGIN');
+my @parts = read_parts("$FindBin::RealBin/../../docs/dumps.md");
+cmp_ok(scalar @parts, '>=', 8, 'docs: there are commands');
+foreach my $part (@parts)
+{
+	my $is = $databases{app} = { %{ $databases{ $part->{like} } } };
+	my $scripts = join '', @{ $part->{scripts} };
+
+	make_database('app');
+	new_database('app_new');
+	run_scripts($part);
+	next unless $scripts =~ /app_new/;
+	if ($scripts =~ /prompt_stats_migrate/)
+	{
+		# It has been done
+		delete $is->{mode};
+		$is->{content} = content('app_new', $is);
+	}
+	check_use('app_new', $is, $part->{name});
+}
 
 done_testing();
