@@ -226,6 +226,7 @@ sub check_use
 	# A run goes on as it began: the other mode would count twice, or lose
 	if ($is->{mode})
 	{
+		works("$what: setup again", psql_command($db, '-c', $path, '-c', 'SELECT prompt_stats_setup()'));
 		my $other = $is->{mode} eq 'add' ? 'keep' : 'add';
 		fails("$what: a migration of the other mode", qr/a migration with mode => '$is->{mode}' is under way/,
 			psql_command($db, '-c', $path, '-c', "CALL prompt_stats_migrate(mode => '$other')"));
@@ -522,9 +523,43 @@ is(admin('copy', 'SELECT events, stats FROM tools.prompt_stats_tables()'), 'prom
 refused('no choice: after him', 'mallory', $attempts{'his own tables'}, qr/must be owner of table/);
 
 # What a row remembers beside the tables is what is so
-sql('copy', choice('public.prompt_events', 'public.s', q('site', 'gone', 'site', 'gone')));
-is(admin('copy', 'SELECT events_schema, events_name, stats_schema, stats_name FROM prompt_stats_internal.config'),
-	'public|prompt_events|public|s', 'names are those of the tables');
+foreach my $mode (qw(origin replica))
+{
+	admin('copy', "SET session_replication_role = $mode; " . choice('public.prompt_events', 'public.s', q('site', 'gone', 'site', 'gone')));
+	is(admin('copy', 'SELECT events_schema, events_name, stats_schema, stats_name FROM prompt_stats_internal.config'),
+		'public|prompt_events|public|s', "$mode: names are those of the tables");
+}
+
+# ---- what the row says of a migration ----
+
+sub migration_of { my ($db) = @_; return sql($db, 'SELECT migration FROM prompt_stats_internal.config'); }
+
+new_database('copy');
+sql('copy', spell($legacy, $databases{migrated}));
+admin('copy', 'CREATE EXTENSION prompt_stats');
+is(migration_of('copy'), 'due', 'a migration is due');
+sql('copy', q(SELECT prompt_stats_migrate_batch(10, 'keep')));
+is(migration_of('copy'), 'keep', 'a migration is under way');
+sql('copy', q(CREATE TABLE more_events (LIKE prompt_events INCLUDING ALL); CREATE TABLE more_stats (LIKE prompt_stats INCLUDING ALL);
+	SELECT prompt_stats_setup('more_events', 'more_stats')));
+is(migration_of('copy'), '', 'it is none of other tables');
+sql('copy', q(SELECT prompt_stats_setup('prompt_events', 'prompt_stats')));
+is(migration_of('copy'), 'due', 'a migration is due again');
+sql('copy', q(ALTER TABLE prompt_events DROP CONSTRAINT prompt_events_event_type_check; INSERT INTO prompt_events (prompt_id, event_type) VALUES (1, 'like')));
+sql('copy', 'CALL prompt_stats_migrate()');
+is(migration_of('copy'), 'due', 'rows are left that could not be moved');
+sql('copy', q(DELETE FROM prompt_events WHERE event_type = 'like'));
+sql('copy', 'CALL prompt_stats_migrate()');
+is(migration_of('copy'), '', 'no rows are left');
+
+# Tables that were made anew since they were chosen have other OIDs, which mean nothing elsewhere
+sql('copy', q(CREATE TABLE s (LIKE prompt_stats INCLUDING ALL); DROP TABLE prompt_stats; ALTER TABLE s RENAME TO prompt_stats));
+unlink "$dir/copy.sql";
+like(slurp_file(plain('copy')), qr/^COPY prompt_stats_internal\.config .*\n\\\.$/m, 'the OID of a table that is gone is not dumped');
+new_database('copy', bare_extension({}));
+works('made anew: psql', psql_command('copy', '-f', plain('copy')));
+sql('copy', 'SELECT increment_prompt_views(1)');
+is(sql('copy', 'SELECT view_count FROM prompt_stats'), 1, 'made anew: counts');
 
 # ---- the commands of docs/dumps.md ----
 #
