@@ -5,6 +5,7 @@
 use strict;
 use warnings FATAL => 'all';
 
+use FindBin;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -225,6 +226,7 @@ sub check_use
 	# A run goes on as it began: the other mode would count twice, or lose
 	if ($is->{mode})
 	{
+		works("$what: setup again", psql_command($db, '-c', $path, '-c', 'SELECT prompt_stats_setup()'));
 		my $other = $is->{mode} eq 'add' ? 'keep' : 'add';
 		fails("$what: a migration of the other mode", qr/a migration with mode => '$is->{mode}' is under way/,
 			psql_command($db, '-c', $path, '-c', "CALL prompt_stats_migrate(mode => '$other')"));
@@ -442,6 +444,14 @@ like(works('rights on functions', psql_command('copy', '-f', plain('created', '-
 new_database('copy', bare_extension({}));
 fails('without a table', qr/relation "public\.prompt_events" does not exist.*COPY config/s,
 	psql_command('copy', '-f', plain('migrated', '-T', 'prompt_events')));
+foreach my $option ('-T', '--exclude-table-data')
+{
+	new_database('copy', bare_extension({}));
+	works("without a table and the row: $option", psql_command('copy', '-f', plain('migrated', '-T', 'prompt_events', $option, 'prompt_stats_internal.*')));
+	sql('copy', 'SELECT prompt_stats_setup(); SELECT increment_prompt_views(1), track_prompt_fork(2, 2)');
+	is(sql('copy', 'SELECT view_count FROM prompt_stats WHERE prompt_id = 1'),
+		1 + sql('migrated', 'SELECT view_count FROM prompt_stats WHERE prompt_id = 1'), "without a table and the row: $option: counts");
+}
 
 # ---- nobody gains by it ----
 
@@ -513,8 +523,111 @@ is(admin('copy', 'SELECT events, stats FROM tools.prompt_stats_tables()'), 'prom
 refused('no choice: after him', 'mallory', $attempts{'his own tables'}, qr/must be owner of table/);
 
 # What a row remembers beside the tables is what is so
-sql('copy', choice('public.prompt_events', 'public.s', q('site', 'gone', 'site', 'gone')));
-is(admin('copy', 'SELECT events_schema, events_name, stats_schema, stats_name FROM prompt_stats_internal.config'),
-	'public|prompt_events|public|s', 'names are those of the tables');
+foreach my $mode (qw(origin replica))
+{
+	admin('copy', "SET session_replication_role = $mode; " . choice('public.prompt_events', 'public.s', q('site', 'gone', 'site', 'gone')));
+	is(admin('copy', 'SELECT events_schema, events_name, stats_schema, stats_name FROM prompt_stats_internal.config'),
+		'public|prompt_events|public|s', "$mode: names are those of the tables");
+}
+
+# ---- what the row says of a migration ----
+
+sub migration_of { my ($db) = @_; return sql($db, 'SELECT migration FROM prompt_stats_internal.config'); }
+
+new_database('copy');
+sql('copy', spell($legacy, $databases{migrated}));
+admin('copy', 'CREATE EXTENSION prompt_stats');
+is(migration_of('copy'), 'due', 'a migration is due');
+sql('copy', q(SELECT prompt_stats_migrate_batch(10, 'keep')));
+is(migration_of('copy'), 'keep', 'a migration is under way');
+sql('copy', q(CREATE TABLE more_events (LIKE prompt_events INCLUDING ALL); CREATE TABLE more_stats (LIKE prompt_stats INCLUDING ALL);
+	SELECT prompt_stats_setup('more_events', 'more_stats')));
+is(migration_of('copy'), '', 'it is none of other tables');
+sql('copy', q(SELECT prompt_stats_setup('prompt_events', 'prompt_stats')));
+is(migration_of('copy'), 'due', 'a migration is due again');
+sql('copy', q(ALTER TABLE prompt_events DROP CONSTRAINT prompt_events_event_type_check; INSERT INTO prompt_events (prompt_id, event_type) VALUES (1, 'like')));
+sql('copy', 'CALL prompt_stats_migrate()');
+is(migration_of('copy'), 'due', 'rows are left that could not be moved');
+sql('copy', q(DELETE FROM prompt_events WHERE event_type = 'like'));
+sql('copy', 'CALL prompt_stats_migrate()');
+is(migration_of('copy'), '', 'no rows are left');
+
+# Tables that were made anew since they were chosen have other OIDs, which mean nothing elsewhere
+sql('copy', q(CREATE TABLE s (LIKE prompt_stats INCLUDING ALL); DROP TABLE prompt_stats; ALTER TABLE s RENAME TO prompt_stats));
+unlink "$dir/copy.sql";
+like(slurp_file(plain('copy')), qr/^COPY prompt_stats_internal\.config .*\n\\\.$/m, 'the OID of a table that is gone is not dumped');
+new_database('copy', bare_extension({}));
+works('made anew: psql', psql_command('copy', '-f', plain('copy')));
+sql('copy', 'SELECT increment_prompt_views(1)');
+is(sql('copy', 'SELECT view_count FROM prompt_stats'), 1, 'made anew: counts');
+
+# ---- the commands of docs/dumps.md ----
+#
+# From database app to app_new.  At a heading, and after <!-- half-migrated -->, app
+# is made anew, and app_new is empty.
+
+# A list of { name, like, scripts }
+sub read_parts
+{
+	my ($file) = @_;
+	my @parts = { name => 'docs', like => 'migrated', scripts => [] };
+	my $script;
+
+	foreach my $line (split /^/, slurp_file($file))
+	{
+		if ($line =~ /^## (.*)/)
+		{
+			push @parts, { name => "docs: $1", like => 'migrated', scripts => [] };
+		}
+		elsif ($line =~ /^<!-- half-migrated -->/)
+		{
+			push @parts, { name => "$parts[-1]{name}, half-migrated", like => 'half', scripts => [] };
+		}
+		elsif ($line =~ /^```/)
+		{
+			push @{ $parts[-1]{scripts} }, $script if defined $script;
+			$script = $line =~ /^```sh$/ ? '' : undef;
+		}
+		elsif (defined $script)
+		{
+			$script .= $line;
+		}
+	}
+	return grep { @{ $_->{scripts} } } @parts;
+}
+
+sub run_scripts
+{
+	my ($part) = @_;
+	local %ENV = (%ENV, PGHOST => $node->host, PGPORT => $node->port, PGUSER => 'app');
+
+	foreach my $script (@{ $part->{scripts} })
+	{
+		my ($ok, $error) = run_program('sh', '-ec', "cd '$dir'; $script");
+		ok($ok, $part->{name}) or diag $script, $error;
+	}
+	return;
+}
+
+admin('postgres', 'CREATE ROLE postgres SUPERUSER LOGIN');
+my @parts = read_parts("$FindBin::RealBin/../../docs/dumps.md");
+cmp_ok(scalar @parts, '>=', 8, 'docs: there are commands');
+foreach my $part (@parts)
+{
+	my $is = $databases{app} = { %{ $databases{ $part->{like} } } };
+	my $scripts = join '', @{ $part->{scripts} };
+
+	make_database('app');
+	new_database('app_new');
+	run_scripts($part);
+	next unless $scripts =~ /app_new/;
+	if ($scripts =~ /prompt_stats_migrate/)
+	{
+		# It has been done
+		delete $is->{mode};
+		$is->{content} = content('app_new', $is);
+	}
+	check_use('app_new', $is, $part->{name});
+}
 
 done_testing();
