@@ -267,6 +267,31 @@ get_plan(PstPlan *plan, const PstTables *tables,
 	return plan;
 }
 
+/* ---- policies ---- */
+
+/* As the owner, whose policies are seldom in force for himself */
+static bool
+may_be_hidden(const PstTables *tables)
+{
+	return check_enable_rls(tables->stats, InvalidOid, true) == RLS_ENABLED;
+}
+
+static int
+hint_at_policies(const PstTables *tables)
+{
+	return errhint("Release the owner with ALTER TABLE %s NO FORCE ROW LEVEL SECURITY;", tables->stats_name);
+}
+
+static void
+hidden_row_error(const PstTables *tables, const char *id)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+			 errmsg("could not count prompt %s in table %s", id, tables->stats_name),
+			 errdetail("The policies of the table keep its row from the owner of the table."),
+			 hint_at_policies(tables)));
+}
+
 /* ---- running them ---- */
 
 static CounterMask
@@ -552,23 +577,6 @@ update_existing(const PstTables *tables, PstDeltas *deltas)
 	make_delta_arrays(deltas, arrays);
 	(void) move_found(get_plan(&lock_plan, tables, build_lock), tables, arrays, deltas, &locked);
 	return locked.len == 0 ? 0 : update_locked(tables, &locked);
-}
-
-/* As the owner, whose policies are seldom in force for himself */
-static bool
-may_be_hidden(const PstTables *tables)
-{
-	return check_enable_rls(tables->stats, InvalidOid, true) == RLS_ENABLED;
-}
-
-static void
-hidden_row_error(const PstTables *tables, const char *id)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-			 errmsg("could not count prompt %s in table %s", id, tables->stats_name),
-			 errdetail("The policies of the table keep its row from the owner of the table."),
-			 errhint("Release the owner with ALTER TABLE %s NO FORCE ROW LEVEL SECURITY;", tables->stats_name)));
 }
 
 /* In the scope of the owner, for a row that he did not find */
@@ -939,6 +947,8 @@ fold_context(void *arg)
 	const Fold *fold = arg;
 	PstIdKind	kind = fold->tables.id_kind;
 
+	if (geterrcode() == ERRCODE_INSUFFICIENT_PRIVILEGE && may_be_hidden(&fold->tables))
+		(void) hint_at_policies(&fold->tables);
 	if (fold->len == 1)
 		errcontext("counting prompt %s", pst_show_id(fold->first, kind));
 	else
