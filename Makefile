@@ -59,8 +59,10 @@ MODULE_big = prompt_stats
 OBJS = \
 	src/prompt_stats.o \
 	src/guc.o \
+	src/choice.o \
 	src/tables.o \
 	src/run.o \
+	src/plans.o \
 	src/refuse.o \
 	src/extension.o \
 	src/ids.o \
@@ -68,6 +70,8 @@ OBJS = \
 	src/owner.o \
 	src/hints.o \
 	src/direct.o \
+	src/statements.o \
+	src/unwritten.o \
 	src/fold.o \
 	src/functions.o \
 	src/correct.o \
@@ -110,11 +114,17 @@ REGRESS = \
 	transactions \
 	durability \
 	privileges \
+	written \
+	plans \
 	adopt \
 	migrate \
 	migrate_owners \
 	hardening \
-	direct
+	direct \
+	ids_compare \
+	savepoints \
+	rows_that_vanish \
+	pages_stay
 ISOLATION = \
 	count_one_row \
 	turns \
@@ -122,11 +132,17 @@ ISOLATION = \
 	array_insert_race \
 	insert_race \
 	read_replaced \
+	other_keys \
+	dropped \
+	direct_isolation \
 	group_and_locks \
 	migrate_batches \
 	track_and_recount \
 	setup_locks \
-	correct_rows
+	correct_rows \
+	lock_order \
+	repeatable_read \
+	schema_renamed
 
 # Tests lie in test/, since sql/ holds the install scripts; expected/ lies here,
 # where pg_regress looks by itself.  Its isolation twin looks in output_iso/.

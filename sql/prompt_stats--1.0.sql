@@ -81,17 +81,37 @@ COMMENT ON SCHEMA prompt_stats_internal IS 'what extension prompt_stats keeps fo
 
 /*
  * Which tables count, since prompt_stats_setup() chose them; one row or none.  By OID, for
- * they may be moved, and by the name that they had, for they may be replaced.
+ * they may be moved, and by the place that they had, for they may be replaced.
+ *
+ * A dump brings the row, and whoever restores inserts it: src/choice.c says what it goes
+ * through.
  */
+CREATE FUNCTION prompt_stats_internal.normalise_choice() RETURNS trigger
+	LANGUAGE C AS 'MODULE_PATHNAME', 'prompt_stats_normalise_choice';
+
+CREATE FUNCTION prompt_stats_internal.admit_choice(events regclass, stats regclass, events_schema name, events_name name,
+		stats_schema name, stats_name name, migration text) RETURNS boolean
+	LANGUAGE C AS 'MODULE_PATHNAME', 'prompt_stats_admit_choice';
+
 CREATE TABLE prompt_stats_internal.config (
 	events regclass NOT NULL,
 	stats regclass NOT NULL,
+	events_schema name NOT NULL,
 	events_name name NOT NULL,
+	stats_schema name NOT NULL,
 	stats_name name NOT NULL,
-	singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton)
+	/* 'due', or the mode of one that is under way; NULL where no legacy rows are left */
+	migration text CHECK (migration OPERATOR(pg_catalog.=) ANY (ARRAY['due', 'add', 'keep']::pg_catalog.text[])),
+	singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
+	CONSTRAINT config_is_admitted CHECK (prompt_stats_internal.admit_choice(events, stats, events_schema, events_name,
+		stats_schema, stats_name, migration))
 );
 
-/* The last run of the migration; one row or none */
+CREATE TRIGGER normalise BEFORE INSERT ON prompt_stats_internal.config
+	FOR EACH ROW EXECUTE FUNCTION prompt_stats_internal.normalise_choice();
+ALTER TABLE prompt_stats_internal.config ENABLE ALWAYS TRIGGER normalise;
+
+/* The last run of the migration; one row or none.  It only saves time, and is in no dump. */
 CREATE TABLE prompt_stats_internal.migration (
 	mode text NOT NULL,
 	position tid NOT NULL DEFAULT '(0,0)',
@@ -106,10 +126,10 @@ CREATE TABLE prompt_stats_internal.migration (
 	singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton)
 );
 
-/* A dump of a half-done migration goes on from there; a new database starts clean */
-SELECT pg_catalog.pg_extension_config_dump('prompt_stats_internal.config'::pg_catalog.regclass, ''::pg_catalog.text);
-SELECT pg_catalog.pg_extension_config_dump('prompt_stats_internal.migration'::pg_catalog.regclass,
-	'WHERE finished_at IS NULL'::pg_catalog.text);
+/* The OIDs of tables that are gone would mean others in the new database */
+SELECT pg_catalog.pg_extension_config_dump('prompt_stats_internal.config'::pg_catalog.regclass,
+	'WHERE EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid OPERATOR(pg_catalog.=) events)'
+	' AND EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid OPERATOR(pg_catalog.=) stats)');
 
 CREATE VIEW @extschema@.prompt_stats_migration_progress AS
 	SELECT CASE WHEN m.finished_at IS NULL THEN 'moving'::pg_catalog.text ELSE 'finished'::pg_catalog.text END AS phase,
@@ -124,6 +144,12 @@ CREATE VIEW @extschema@.prompt_stats_migration_progress AS
 	FROM prompt_stats_internal.migration m;
 COMMENT ON VIEW @extschema@.prompt_stats_migration_progress IS
 	'the last run of prompt_stats_migrate(): rows moved so far; percent is of the pages of prompt_events';
+
+/*
+ * The control file's comment stays in pg_available_extensions.  On the extension it would be
+ * in each dump, and stop a restore by whoever owns the database and not the extension.
+ */
+COMMENT ON EXTENSION prompt_stats IS NULL;
 
 -- ---------------------------------------------------------------------------
 -- Counting
@@ -304,6 +330,8 @@ BEGIN
 			('get_prompt_stats', 'the counts of a prompt that the caller may see; zeros where there is no row'),
 			('live_rows', 'the rows of view prompt_stats_live'),
 			('status_row', 'the row of view prompt_stats_status'),
+			('normalise_choice', 'trigger function: a row of config says where its tables are now'),
+			('admit_choice', 'check: a row of config is inserted by whoever may choose the tables, and replaces the one before'),
 			('prompt_stats_flush', 'return when all counts that were accepted before are in prompt_stats, or rejected'),
 			('prompt_stats_tables', 'the tables in use: of events, of counters, and the one that the counters reference; null where there is none'),
 			('prompt_stats_setup', 'create prompt_events and prompt_stats, or adopt those that are there'),
@@ -368,6 +396,10 @@ END $$;
 /* Whoever dumps the application reads these tables (pg_dump.c: getTables, dumpTableData) */
 GRANT USAGE ON SCHEMA prompt_stats_internal TO PUBLIC;
 GRANT SELECT ON prompt_stats_internal.config, prompt_stats_internal.migration TO PUBLIC;
+
+/* And whoever restores it writes this one; the table itself admits only what he may choose */
+GRANT INSERT ON prompt_stats_internal.config TO PUBLIC;
+GRANT EXECUTE ON FUNCTION prompt_stats_internal.admit_choice(regclass, regclass, name, name, name, name, text) TO PUBLIC;
 
 /*
  * Of counters, the rights on prompt_stats are what matters: its rows are read as the reader.

@@ -45,7 +45,7 @@ event_context(void *arg)
 	pst_write_context(tables->events_name);
 }
 
-/* False where a trigger suppressed the row */
+/* False where a trigger suppressed the row; nothing else may */
 static bool
 insert_event(const PstTables *tables, Datum *values, const char *nulls)
 {
@@ -59,6 +59,8 @@ insert_event(const PstTables *tables, Datum *values, const char *nulls)
 	inserted = pst_run_as_caller(get_insert_plan(tables), values, nulls, false) > 0;
 	SPI_finish();
 	error_context_stack = context.previous;
+	if (!inserted)
+		pst_check_event_vetoed(tables);
 	return inserted;
 }
 

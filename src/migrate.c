@@ -108,6 +108,10 @@ plan_for_ranges(void)
 								 GUC_ACTION_SAVE, true, 0, false);
 	(void) set_config_option("max_parallel_workers_per_gather", "0", PGC_USERSET,
 							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+
+	/* A list of ids is hashed only where it is a constant (clauses.c) */
+	(void) set_config_option("plan_cache_mode", "force_custom_plan", PGC_USERSET,
+							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 }
 
 static PstScope
@@ -271,6 +275,7 @@ delete_range(Migration *migration, Range *range, PstDeltas *deltas)
 	};
 	int64		rows;
 
+	pst_check_no_delete_rule(tables);
 	set_param(deletion.options.params, 0, types[0], PointerGetDatum(&migration->run.position), false);
 	set_param(deletion.options.params, 1, types[1], PointerGetDatum(&range->last), false);
 	set_param(deletion.options.params, 2, types[2], PointerGetDatum(range->missing), !spares);
@@ -298,7 +303,7 @@ move_range(Migration *migration, Range *range)
 		pst_begin_run(&migration->run, &migration->tables, keep);
 	pst_save_run(&migration->run, rows, &deltas);
 	if (!keep)
-		(void) pst_fold(&migration->tables, &deltas);
+		(void) pst_fold_all(&migration->tables, &deltas);
 	return rows;
 }
 

@@ -265,7 +265,7 @@ finish(Oid function)
 			still_to_move_error(&tables);
 		warn_of_unmovable(&tables, &report);
 	}
-	pst_end_run();
+	pst_end_run(&tables, valid);
 	return valid;
 }
 

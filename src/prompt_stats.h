@@ -88,6 +88,10 @@ typedef struct PstTables
 	bool		sets_updated_at;	/* we created the column */
 	bool		runs_code;		/* writing a row can run functions of users */
 	bool		alters_inserts; /* a trigger has a say in what is inserted */
+	bool		may_veto;		/* one may leave a row out of an update */
+	bool		has_rules;
+	bool		has_other_keys; /* unique, beside those on prompt_id alone */
+	bool		has_late_keys;	/* that are deferrable, and no arbiters */
 	Oid			direct_index;	/* to find rows without a statement, or
 								 * InvalidOid: direct.c */
 	Oid			direct_equality;	/* function that compares its key */
@@ -114,6 +118,7 @@ typedef struct PstTables
 typedef struct PstPlan
 {
 	SPIPlanPtr	prepared;		/* NULL until saved, and when forgotten */
+	bool		is_listed;		/* among those that pst_forget_plans() finds */
 	struct PstPlan *next;
 } PstPlan;
 
@@ -125,6 +130,7 @@ typedef struct PstScope
 	Oid			writes;			/* the table that is written, which the caller
 								 * has locked; or InvalidOid */
 	const char *lock_timeout;	/* NULL: the session's */
+	bool		finds_keys;		/* its statement looks up the keys of an array */
 	int			more_context;	/* flags beside those of every scope */
 
 	/* Of run.c: what it puts back */
@@ -221,9 +227,19 @@ extern bool pst_tell(uint32 number, uint32 from, uint32 to);
 extern void pst_start_flusher(struct PstDatabase *db);
 extern void pst_report_silence(struct PstDatabase *db);
 
+/* choice.c */
+extern void pst_find_tables(PstTables *tables);
+extern void pst_find_chosen(Oid *events, Oid *stats);
+extern void pst_check_no_stranger(const char *usual);
+extern void pst_check_may_choose(Oid events, Oid stats);
+extern void pst_choose(Oid events, Oid stats);
+extern const char *pst_get_migration(void);
+extern void pst_set_migration(const PstTables *tables, const char *migration);
+extern void pst_note_legacy(const PstTables *tables, bool is_clean);
+extern bool pst_is_restoring(void);
+
 /* tables.c */
 extern void PstTablesInit(void);
-extern void pst_find_chosen(Oid *events, Oid *stats);
 extern const PstTables *pst_need_tables(Oid function);
 extern const PstTables *pst_lock_stats(Oid function);
 extern const PstTables *pst_share_stats(Oid function);
@@ -278,6 +294,7 @@ extern void pst_begin_as_owner(PstScope *scope);
 extern void pst_end_as_owner(Oid session_user);
 extern void pst_enter_settings(void);
 extern bool pst_is_in_scope(void);
+extern bool pst_finds_keys(void);
 extern char *pst_path_of(Oid table);
 extern uint64 pst_run(const char *sql, int nargs, Oid *types, Datum *values);
 extern void pst_run_extended(const char *sql, int nargs, Oid *types, const SPIExecuteOptions *options);
@@ -290,7 +307,13 @@ extern void pst_save_plan(PstPlan *plan, const char *sql, int nargs, Oid *argtyp
 extern uint64 pst_run_plan(PstPlan *plan, Datum *values, const char *nulls, bool read_only);
 extern uint64 pst_run_as_caller(PstPlan *plan, Datum *values, const char *nulls, bool read_only);
 extern Portal pst_open_as_caller(const char *sql);
+
+/* plans.c */
+extern void PstPlansInit(void);
+extern void pst_keep_plan(PstPlan *plan, SPIPlanPtr prepared);
 extern void pst_forget_plans(void);
+extern void pst_begin_saved(void);
+extern void pst_end_saved(void);
 
 /* refuse.c */
 extern void PstRefuseInit(void);
@@ -301,14 +324,22 @@ extern Oid	pst_extension_owner(void);
 extern Oid	pst_own_table(const char *name);
 extern const char *pst_own_name(const char *name);
 
+/* setup.c: guards, of a caller who is connected to SPI */
+extern void pst_check_stats_adoptable(Oid stats);
+extern void pst_check_events_adoptable(Oid events);
+
+/* attempt.c */
+extern ErrorData *pst_attempt(void (*work) (void *arg), void *arg);
+
 /* owner.c */
 extern void pst_check_owner(const PstTables *tables);
 extern void pst_check_owner_of(Oid table);
 extern Oid	pst_owner_of(Oid table);
 extern const char *pst_qualified_name(Oid table);
 extern Oid	pst_owner_of_schema(Oid schema);
+extern bool pst_owns_database(Oid role);
 extern bool pst_is_strangers(Oid table);
-extern void pst_stranger_error(Oid table);
+extern void pst_stranger_error(Oid table, const char *events_name, const char *stats_name);
 
 /* hints.c */
 extern const char *pst_vetoing_trigger(Oid table, int16 events);
@@ -329,6 +360,37 @@ typedef enum PstVerdict
 	PST_VERDICT_RETURNED		/* a row is missing, or a counter has no room */
 } PstVerdict;
 
+/* unwritten.c */
+typedef struct PstWriting
+{
+	const char *name;			/* of the table */
+	const char *hint;			/* where rights are lacking; or NULL */
+} PstWriting;
+
+extern bool pst_may_veto(Relation rel, bool is_insert);
+extern bool pst_has_policies(const PstTables *tables);
+extern bool pst_has_update_rule(const PstTables *tables);
+extern void pst_check_writable(const PstTables *tables);
+extern void pst_check_no_update_rule(const PstTables *tables);
+extern void pst_check_no_insert_rule(const PstTables *tables);
+extern void pst_check_no_delete_rule(const PstTables *tables);
+extern void pst_check_event_vetoed(const PstTables *tables);
+extern void pst_explain_writing(const PstTables *tables, PstWriting *writing);
+extern void pst_unwritten_context(void *arg);
+extern void pst_hidden_row_error(const PstTables *tables, Datum id);
+extern void pst_unwritten_error(const PstTables *tables, Datum id);
+extern void pst_veto_error(const PstTables *tables, Datum id);
+
+/* statements.c */
+extern uint64 pst_update_rows(const PstTables *tables, PstDeltas *deltas);
+extern uint64 pst_insert_rows(const PstTables *tables, PstDeltas *deltas);
+extern uint64 pst_insert_free_rows(const PstTables *tables, PstDeltas *deltas);
+extern uint64 pst_upsert_row(const PstTables *tables, const PstDelta *delta);
+extern void pst_move_existing(const PstTables *tables, PstDeltas *deltas, PstDeltas *existing);
+extern void pst_move_locked(const PstTables *tables, PstDeltas *deltas, PstDeltas *locked);
+extern void pst_look_at_rows(const PstTables *tables, const PstDeltas *deltas);
+extern void pst_lock_free_rows(const PstTables *tables, const PstDeltas *deltas);
+
 /* fold.c */
 extern bool pst_may_hurry(const PstTables *tables);
 extern void pst_fold_units(const PstTables *known, const PstDeltas *units, PstVerdict *verdicts, int nunits,
@@ -336,6 +398,7 @@ extern void pst_fold_units(const PstTables *known, const PstDeltas *units, PstVe
 extern const char *pst_counter_name(PstCounter counter);
 extern void pst_check_not_hidden(const PstTables *tables, Datum id);
 extern uint64 pst_fold(const PstTables *tables, PstDeltas *deltas);
+extern uint64 pst_fold_all(const PstTables *tables, PstDeltas *deltas);
 
 /* direct.c */
 extern void pst_find_direct(Relation rel, PstTables *tables);
@@ -345,6 +408,7 @@ extern uint64 pst_update_directly_in_order(const PstTables *tables, PstDeltas *d
 /* checks.c */
 extern bool pst_is_clean(const PstTables *tables);
 extern bool pst_guard_events(const PstTables *tables);
+extern void pst_make_way_for_legacy(Oid events, const char *migration);
 
 /* tally.c */
 typedef struct PstTally PstTally;

@@ -18,9 +18,9 @@
 #include "catalog/namespace.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
+#include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
-#include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 
@@ -58,7 +58,23 @@ take_unasked(const char *name, Oid schema)
 	Oid			table = get_relname_relid(name, schema);
 
 	if (OidIsValid(table) && pst_is_strangers(table))
-		pst_stranger_error(table);
+		pst_stranger_error(table, "prompt_events", "prompt_stats");
+	return table;
+}
+
+/* Locked, for one that is dropped meanwhile is none, and there may be another in its place */
+static Oid
+find_locked(const char *name, Oid schema)
+{
+	Oid			table;
+
+	while (OidIsValid(table = get_relname_relid(name, schema)))
+	{
+		LockRelationOid(table, AccessShareLock);
+		if (get_relname_relid(name, schema) == table)
+			break;
+		UnlockRelationOid(table, AccessShareLock);
+	}
 	return table;
 }
 
@@ -82,7 +98,7 @@ find(Setup *setup)
 		setup->events = take_unasked("prompt_events", setup->home);
 	if (!OidIsValid(setup->stats))
 		setup->stats = take_unasked("prompt_stats", setup->home);
-	setup->prompts = get_relname_relid("prompts", setup->home);
+	setup->prompts = find_locked("prompts", setup->home);
 	if (OidIsValid(setup->prompts) && get_rel_relkind(setup->prompts) != RELKIND_RELATION &&
 		get_rel_relkind(setup->prompts) != RELKIND_PARTITIONED_TABLE)
 		setup->prompts = InvalidOid;
@@ -175,7 +191,7 @@ type_of_ids(const Setup *setup)
 static const char *
 type_of_users(const Setup *setup, const char *id_type)
 {
-	Oid			users = get_relname_relid("users", setup->home);
+	Oid			users = find_locked("users", setup->home);
 	AttrNumber	key = InvalidAttrNumber;
 
 	if (OidIsValid(users) && get_rel_relkind(users) == RELKIND_RELATION)
@@ -304,52 +320,6 @@ create_missing(Setup *setup)
 		setup->events = create_events(setup, id_type);
 }
 
-/* ---- choosing ---- */
-
-static void
-check_may_choose(const Setup *setup)
-{
-	Oid			schema = pst_extension_schema();
-	PstTables	chosen = {0};
-
-	pst_find_chosen(&chosen.events, &chosen.stats);
-	pst_check_owner(&chosen);
-	if ((!OidIsValid(chosen.stats) || !OidIsValid(chosen.events)) &&
-		!pst_may_create_in(schema, GetUserId()))
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("permission denied to choose the tables of extension prompt_stats"),
-				 errhint("Grant the right to create in its schema, with GRANT CREATE ON SCHEMA %s TO %s;",
-						 quote_identifier(get_namespace_name(schema)),
-						 quote_identifier(GetUserNameFromId(GetUserId(), false)))));
-	chosen.events = setup->events;
-	chosen.stats = setup->stats;
-	pst_check_owner(&chosen);
-}
-
-/* From now on they are counted in, whatever becomes of their names and schemas */
-static void
-choose(const Setup *setup)
-{
-	const char *config = pst_own_name("config");
-	Oid			types[] = {REGCLASSOID, REGCLASSOID, NAMEOID, NAMEOID};
-	NameData	events_name = {{0}};
-	NameData	stats_name = {{0}};
-	Datum		values[] = {
-		ObjectIdGetDatum(setup->events), ObjectIdGetDatum(setup->stats),
-		NameGetDatum(&events_name), NameGetDatum(&stats_name)
-	};
-
-	namestrcpy(&events_name, get_rel_name(setup->events));
-	namestrcpy(&stats_name, get_rel_name(setup->stats));
-	(void) pst_run_as_extension(psprintf("DELETE FROM %s", config), 0, NULL, NULL);
-	(void) pst_run_as_extension(psprintf("INSERT INTO %s (events, stats, events_name, stats_name)"
-										 " VALUES ($1, $2, $3, $4)", config),
-								lengthof(types), types, values);
-	CacheInvalidateRelcacheByRelid(pst_own_table("config"));
-	CommandCounterIncrement();
-}
-
 /* ---- guards ---- */
 
 /* As a row of catalogs gives it; NULL where there is none */
@@ -415,11 +385,18 @@ check_policies(Oid table)
 			 errhint("Exempt the owner, with ALTER TABLE %s NO FORCE ROW LEVEL SECURITY;", pst_qualified_name(table))));
 }
 
-static void
-check_adoptable(Oid table, const char *ours)
+void
+pst_check_stats_adoptable(Oid stats)
 {
-	check_defaults(table, ours);
-	check_policies(table);
+	check_defaults(stats, "{prompt_id,view_count,copy_count,fork_count}");
+	check_policies(stats);
+}
+
+void
+pst_check_events_adoptable(Oid events)
+{
+	check_defaults(events, "{prompt_id,user_id,event_type,created_at}");
+	check_policies(events);
 }
 
 /*
@@ -446,14 +423,15 @@ prompt_stats_setup(PG_FUNCTION_ARGS)
 	find(&setup);
 	check_may_choose(&setup);	/* who may not create, either */
 	create_missing(&setup);
-	check_may_choose(&setup);
-	choose(&setup);
+	pst_check_may_choose(setup.events, setup.stats);
+	pst_choose(setup.events, setup.stats);
 
 	/* Reads the shape of both: an error where they can't be used */
 	tables = pst_need_tables(InvalidOid);
-	check_adoptable(tables->stats, "{prompt_id,view_count,copy_count,fork_count}");
-	check_adoptable(tables->events, "{prompt_id,user_id,event_type,created_at}");
+	pst_check_stats_adoptable(tables->stats);
+	pst_check_events_adoptable(tables->events);
 	is_clean = pst_guard_events(tables);
+	pst_note_legacy(tables, is_clean);
 
 	ereport(NOTICE,
 			(errmsg("counting into table %s, events in table %s", tables->stats_name, tables->events_name)));

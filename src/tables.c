@@ -2,11 +2,9 @@
  * tables.c
  *		Which two tables we count in, their shape, and a cache of both.
  *
- * The tables belong to the application; no dependency ties them to us.  They
- * are those that prompt_stats_setup() wrote into prompt_stats_internal.config, or else
- * "prompt_stats" and "prompt_events" in the schema of the extension.  What we
- * learn of them is cached until the server says that one of them, or a schema,
- * has changed (inval.c).
+ * The tables belong to the application; no dependency ties them to us.  Which they are says
+ * choice.c.  What we learn of them is cached until the server says that one of them, or a
+ * schema, has changed (inval.c).
  */
 #include "prompt_stats.h"
 
@@ -29,6 +27,7 @@
 #include "nodes/nodeFuncs.h"
 #include "nodes/readfuncs.h"
 #include "parser/parse_coerce.h"
+#include "rewrite/prs2lock.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -46,114 +45,10 @@ static Oid	cached_config = InvalidOid;
 static bool cached_valid = false;
 static bool stats_valid = false;	/* what we know of cached.stats is */
 static bool stats_found = false;	/* and it is the extension's table now */
+static bool plans_are_old = false;	/* made before something changed */
 static uint64 invalidations = 0;
 
 PG_FUNCTION_INFO_V1(prompt_stats_tables);
-
-/* ---- finding the tables ---- */
-
-static bool
-table_exists(Oid table)
-{
-	return OidIsValid(table) && SearchSysCacheExists1(RELOID, ObjectIdGetDatum(table));
-}
-
-/* What prompt_stats_setup() has chosen; see prompt_stats_internal.config */
-typedef struct Choice
-{
-	Oid			events;
-	Oid			stats;
-	NameData	events_name;
-	NameData	stats_name;
-} Choice;
-
-/* False where nothing has been chosen yet; columns (events, stats, events_name, stats_name) */
-static bool
-read_config(Oid config, Choice *choice)
-{
-	Relation	rel = table_open(config, AccessShareLock);
-	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, NULL, 0, NULL);
-	HeapTuple	row = systable_getnext(scan);
-	bool		found = HeapTupleIsValid(row);
-
-	if (found)
-	{
-		TupleDesc	desc = RelationGetDescr(rel);
-		bool		isnull;
-
-		choice->events = DatumGetObjectId(heap_getattr(row, 1, desc, &isnull));
-		choice->stats = DatumGetObjectId(heap_getattr(row, 2, desc, &isnull));
-		choice->events_name = *DatumGetName(heap_getattr(row, 3, desc, &isnull));
-		choice->stats_name = *DatumGetName(heap_getattr(row, 4, desc, &isnull));
-	}
-	systable_endscan(scan);
-	table_close(rel, AccessShareLock);
-	return found;
-}
-
-/* A table of that name that may be ours unasked */
-static Oid
-find_unasked(const char *name, Oid schema)
-{
-	Oid			table = get_relname_relid(name, schema);
-
-	return OidIsValid(table) && get_rel_relkind(table) == RELKIND_RELATION && !pst_is_strangers(table) ?
-		table : InvalidOid;
-}
-
-/* Also what is no table, for the error that says so */
-static Oid
-find_usual(const char *name, Oid schema)
-{
-	Oid			table = get_relname_relid(name, schema);
-
-	return OidIsValid(table) && get_rel_relkind(table) == RELKIND_RELATION ? find_unasked(name, schema) : table;
-}
-
-/*
- * The chosen table, wherever it was moved.  Where it was renamed and another stands in its
- * place, as tools that rewrite a table do it, it is the other.  Without another, one that was
- * chosen under a name of its own is followed; one of the usual name is gone, and may come back
- * under that name.
- */
-static Oid
-find_table(Oid chosen, const char *name, const char *usual, Oid home)
-{
-	if (table_exists(chosen))
-	{
-		Oid			other;
-
-		if (strcmp(get_rel_name(chosen), name) == 0)
-			return chosen;
-		other = find_unasked(name, get_rel_namespace(chosen));
-		if (OidIsValid(other))
-			return other;
-		if (strcmp(name, usual) != 0)
-			return chosen;
-	}
-	return find_usual(usual, home);
-}
-
-static void
-find_tables(Oid config, PstTables *tables)
-{
-	Choice		choice = {0};
-
-	(void) read_config(config, &choice);
-	tables->events = find_table(choice.events, NameStr(choice.events_name), "prompt_events", tables->schema);
-	tables->stats = find_table(choice.stats, NameStr(choice.stats_name), "prompt_stats", tables->schema);
-}
-
-/* Without a look at their shape, which may be one that can't be used; InvalidOid: none */
-void
-pst_find_chosen(Oid *events, Oid *stats)
-{
-	PstTables	tables = {.schema = pst_extension_schema()};
-
-	find_tables(pst_own_table("config"), &tables);
-	*events = tables.events;
-	*stats = tables.stats;
-}
 
 static void
 print_names(Relation rel, char *name, char *path)
@@ -311,8 +206,22 @@ deferrable_key(const char *name, const char *constraint, bool is_only_key)
 					 is_only_key ? ", ADD UNIQUE (prompt_id)" : "")));
 }
 
+/* What else the indexes refuse: see insert_missing() in fold.c */
 static void
-check_unique(Relation rel, const char *name, AttrNumber column)
+note_other_key(Relation index, PstTables *tables)
+{
+	Form_pg_index form = index->rd_index;
+
+	if (!form->indisunique && !form->indisexclusion)
+		return;
+	if (form->indimmediate)
+		tables->has_other_keys = true;
+	else
+		tables->has_late_keys = true;
+}
+
+static void
+read_keys(Relation rel, const char *name, AttrNumber column, PstTables *tables)
 {
 	const char *deferrable = NULL;
 	bool		found = false;
@@ -322,13 +231,12 @@ check_unique(Relation rel, const char *name, AttrNumber column)
 	{
 		Relation	index = index_open(lfirst_oid(lc), AccessShareLock);
 
-		if (is_unique_on(index, column))
-		{
-			if (index->rd_index->indimmediate)
-				found = true;
-			else
-				deferrable = pstrdup(RelationGetRelationName(index));
-		}
+		if (!is_unique_on(index, column))
+			note_other_key(index, tables);
+		else if (index->rd_index->indimmediate)
+			found = true;
+		else
+			deferrable = pstrdup(RelationGetRelationName(index));
 		index_close(index, AccessShareLock);
 	}
 	if (deferrable != NULL)
@@ -391,21 +299,11 @@ has_user_trigger(Relation rel)
 	return false;
 }
 
-/* Such a trigger can store a row under another id, or none, whenever it fires */
+/* relhasrules outlives the last rule (rewriteRemove.c) */
 static bool
-has_insert_trigger(Relation rel)
+has_rules(Relation rel)
 {
-	TriggerDesc *triggers = rel->trigdesc;
-
-	for (int i = 0; triggers != NULL && i < triggers->numtriggers; i++)
-	{
-		const Trigger *trigger = &triggers->triggers[i];
-
-		if (TRIGGER_FOR_ROW(trigger->tgtype) && TRIGGER_FOR_BEFORE(trigger->tgtype) &&
-			TRIGGER_FOR_INSERT(trigger->tgtype) && trigger->tgenabled != TRIGGER_DISABLED)
-			return true;
-	}
-	return false;
+	return rel->rd_rules != NULL && rel->rd_rules->numLocks > 0;
 }
 
 /* Built-in is not harmless: set_config() is built in.  These are. */
@@ -476,7 +374,7 @@ runs_user_code(Relation rel)
 
 	return has_user_trigger(rel) || has_suspect_default(rel) ||
 		has_user_type(rel) || has_computed_index(rel) ||
-		rel->rd_rel->relforcerowsecurity || rel->rd_rel->relhasrules ||
+		rel->rd_rel->relforcerowsecurity || has_rules(rel) ||
 		(constr != NULL && (constr->num_check > 0 || pst_has_generated_column(constr)));
 }
 
@@ -503,9 +401,8 @@ is_ours(Relation rel, Form_pg_attribute updated_at)
 }
 
 static void
-read_stats(PstTables *tables)
+read_stats(Relation rel, PstTables *tables)
 {
-	Relation	rel = relation_open(tables->stats, AccessShareLock);
 	const char *name = tables->stats_name;
 	Form_pg_attribute id;
 	Form_pg_attribute updated_at = find_column(rel, "updated_at");
@@ -519,16 +416,17 @@ read_stats(PstTables *tables)
 	tables->has_aliases = OidIsValid(id->attcollation) && !get_collation_isdeterministic(id->attcollation);
 	for (int c = 0; c < PST_NCOUNTERS; c++)
 		tables->counter_max[c] = need_counter(rel, name, counter_columns[c], &tables->counter_columns[c]);
-	check_unique(rel, name, id->attnum);
+	read_keys(rel, name, id->attnum, tables);
 
 	tables->sets_updated_at = is_ours(rel, updated_at);
 	if (tables->sets_updated_at)
 		tables->updated_at_column = updated_at->attnum;
 	tables->runs_code = runs_user_code(rel);
-	tables->alters_inserts = has_insert_trigger(rel);
+	tables->alters_inserts = pst_may_veto(rel, true);
+	tables->may_veto = pst_may_veto(rel, false);
+	tables->has_rules = has_rules(rel);
 	pst_find_direct(rel, tables);
 	tables->prompts = referenced_table(rel, id->attnum, false, &tables->prompts_key);
-	relation_close(rel, AccessShareLock);
 }
 
 /* Texts and enums; a number would become a text that is no kind of event */
@@ -555,9 +453,8 @@ check_event_type(Relation rel, const char *name)
 }
 
 static void
-read_events(PstTables *tables)
+read_events(Relation rel, PstTables *tables)
 {
-	Relation	rel = relation_open(tables->events, AccessShareLock);
 	const char *name = tables->events_name;
 	Form_pg_attribute id;
 	Form_pg_attribute created_at;
@@ -577,7 +474,19 @@ read_events(PstTables *tables)
 	created_at = find_column(rel, "created_at");
 	tables->fills_created_at = created_at != NULL && !created_at->atthasdef;
 	tables->event_prompts = referenced_table(rel, id->attnum, true, &key);
+}
+
+/* False where the table was dropped while we waited for its lock */
+static bool
+read_table(Oid table, void (*read) (Relation, PstTables *), PstTables *tables)
+{
+	Relation	rel = try_relation_open(table, AccessShareLock);
+
+	if (rel == NULL)
+		return false;
+	read(rel, tables);
 	relation_close(rel, AccessShareLock);
+	return true;
 }
 
 /* ---- the cache ---- */
@@ -588,7 +497,10 @@ forget_table(Datum arg, Oid relid)
 	invalidations++;
 	if (!OidIsValid(relid) || relid == cached.stats || relid == cached.events ||
 		relid == cached.prompts || relid == cached_config)
+	{
 		cached_valid = stats_found = stats_valid = false;
+		plans_are_old = true;
+	}
 }
 
 static void
@@ -604,13 +516,14 @@ PstTablesInit(void)
 	CacheRegisterSyscacheCallback(NAMESPACEOID, forget_all, (Datum) 0);
 }
 
-/* Plans name the tables in their text: a rename makes them useless */
+/* Plans name the tables in their text, and may owe it to a rule or a column that is gone: plans.c */
 static void
 replace_cached(const PstTables *fresh)
 {
-	if (memcmp(fresh, &cached, sizeof(cached)) == 0)
+	if (!plans_are_old && memcmp(fresh, &cached, sizeof(cached)) == 0)
 		return;
 	pst_forget_plans();
+	plans_are_old = false;
 	memcpy(&cached, fresh, sizeof(cached));
 }
 
@@ -630,23 +543,33 @@ keep_events(PstTables *fresh)
 	memcpy(fresh->events_path, cached.events_path, sizeof(cached.events_path));
 }
 
+/* False where a table was dropped while we waited for its lock: there may be another by now */
+static bool
+find_and_read(PstTables *fresh, bool with_events)
+{
+	memset(fresh, 0, sizeof(*fresh));
+	fresh->schema = pst_extension_schema();
+	cached_config = pst_own_table("config");
+	pst_find_tables(fresh);
+	if (OidIsValid(fresh->stats) && !read_table(fresh->stats, read_stats, fresh))
+		return false;
+	if (!with_events)
+		keep_events(fresh);
+	else if (OidIsValid(fresh->events) && !read_table(fresh->events, read_events, fresh))
+		return false;
+	return true;
+}
+
 /* Who only counts needs nothing of the events: it is a third of a session's first call */
 static void
 load_tables(bool with_events)
 {
 	PstTables	fresh;
-	uint64		seen = invalidations;
+	uint64		seen;
 
-	memset(&fresh, 0, sizeof(fresh));
-	fresh.schema = pst_extension_schema();
-	cached_config = pst_own_table("config");
-	find_tables(cached_config, &fresh);
-	if (OidIsValid(fresh.stats))
-		read_stats(&fresh);
-	if (!with_events)
-		keep_events(&fresh);
-	else if (OidIsValid(fresh.events))
-		read_events(&fresh);
+	do
+		seen = invalidations;
+	while (!find_and_read(&fresh, with_events));
 	replace_cached(&fresh);
 
 	/* The server tells of changes to what exists, not of what is created */
@@ -663,11 +586,8 @@ load_stats(Oid schema, Oid stats)
 
 	memset(&fresh, 0, sizeof(fresh));
 	fresh.schema = schema;
-	if (table_exists(stats))
-	{
+	if (read_table(stats, read_stats, &fresh))
 		fresh.stats = stats;
-		read_stats(&fresh);
-	}
 	keep_events(&fresh);
 	replace_cached(&fresh);
 	stats_valid = seen == invalidations && OidIsValid(fresh.stats);
@@ -695,16 +615,6 @@ get_stats(Oid function)
 	return &cached;
 }
 
-/* A table that anybody may have made is not counted in unasked */
-static void
-check_no_stranger(const char *name, Oid schema)
-{
-	Oid			table = get_relname_relid(name, schema);
-
-	if (OidIsValid(table))
-		pst_stranger_error(table);
-}
-
 static void
 missing_table(const char *name, Oid schema)
 {
@@ -713,7 +623,7 @@ missing_table(const char *name, Oid schema)
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("table \"%s\" does not exist", name)));
 
-	check_no_stranger(name, schema);
+	pst_check_no_stranger(name);
 	ereport(ERROR,
 			(errcode(ERRCODE_UNDEFINED_TABLE),
 			 errmsg("table \"%s\" does not exist", name),

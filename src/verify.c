@@ -84,6 +84,29 @@ put_tables(ReturnSetInfo *rsinfo, Oid function)
 	return error == NULL;
 }
 
+/* ---- can they be counted in? ---- */
+
+/* What setup refuses, and what counting would meet */
+static void
+check_setup(void *arg)
+{
+	const PstTables *tables = arg;
+
+	pst_check_stats_adoptable(tables->stats);
+	pst_check_events_adoptable(tables->events);
+	pst_check_writable(tables);
+}
+
+static void
+put_setup(ReturnSetInfo *rsinfo, PstTables *tables)
+{
+	ErrorData  *error = pst_attempt(check_setup, tables);
+
+	put_row(rsinfo, "setup", error == NULL,
+			error == NULL ? pstrdup("rows can be written") :
+			error->hint == NULL ? pstrdup(error->message) : psprintf("%s: %s", error->message, error->hint));
+}
+
 /* ---- the checks ---- */
 
 /* A statement that finds a number, as the owner of the table */
@@ -243,6 +266,7 @@ prompt_stats_verify(PG_FUNCTION_ARGS)
 	pst_share_both(function, &tables);
 
 	SPI_connect();
+	put_setup(rsinfo, &tables);
 	put_event_kinds(rsinfo, &tables);
 	put_check(rsinfo, &tables);
 	put_duplicates(rsinfo, &tables);

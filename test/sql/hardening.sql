@@ -73,6 +73,7 @@ ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO regress_other, PUBLIC;
 CREATE EXTENSION prompt_stats SCHEMA site;
 ALTER DEFAULT PRIVILEGES REVOKE ALL ON TABLES FROM regress_other, PUBLIC;
 GRANT USAGE ON SCHEMA site TO regress_other;
+-- the one is config, which admits only what the inserter may choose
 SELECT count(*) AS relations, count(*) FILTER (WHERE has_table_privilege('regress_other', c.oid, 'INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES, TRIGGER')) AS writable,
 	string_agg(relname, ' ' ORDER BY relname COLLATE "C") FILTER (WHERE has_table_privilege('regress_other', c.oid, 'SELECT')) AS readable
 FROM pg_class c JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = c.oid
