@@ -421,7 +421,8 @@ prompt_stats_setup(PG_FUNCTION_ARGS)
 
 	SPI_connect();
 	find(&setup);
-	check_may_choose(&setup);	/* who may not create, either */
+	pst_check_may_choose(setup.events, setup.stats);	/* who may not create,
+														 * either */
 	create_missing(&setup);
 	pst_check_may_choose(setup.events, setup.stats);
 	pst_choose(setup.events, setup.stats);
