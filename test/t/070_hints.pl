@@ -422,8 +422,7 @@ my @cases = (
 		setup => "$LEGACY INSERT INTO prompt_stats (prompt_id) SELECT id FROM prompts; $KEEP
 			CREATE TRIGGER \"Keep it\" BEFORE UPDATE ON prompt_stats FOR EACH ROW EXECUTE FUNCTION keep();",
 		call => 'SELECT prompt_stats_migrate_batch()' },
-	'%s: mend_rights(tables)' => {
-		setup => "$COUNTING $OWNED REVOKE UPDATE ON prompt_stats FROM owner;", call => 'SELECT prompt_stats_migrate_batch()' },
+	'%s: mend_rights(tables)' => { tested_in => '036_unwritten' },
 	'%s: writing->hint' => {
 		setup => "$COUNTING $OWNED REVOKE INSERT ON prompt_stats FROM owner;", call => $COUNT },
 	'%s: alteration->hint' => { tested_in => '070_hints' },
