@@ -138,6 +138,8 @@ typedef struct PstScope
 	int			sec_context;
 	int			guc_level;		/* 0: the settings are not entered yet */
 	bool		is_flusher;
+	MemoryContext context;		/* of what the scope itself remembers, because
+								 * SPI's goes before it ends */
 	List	   *hidden;			/* cursors of the session */
 	MemoryContext mark;			/* older than the portals of the scope */
 	struct PstScope *outer;

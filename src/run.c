@@ -177,9 +177,11 @@ static void
 hide_cursors(PstScope *scope)
 {
 	MemoryContext top = top_portal_context();
+	MemoryContext caller;
 
 	if (top == NULL)
 		return;
+	caller = MemoryContextSwitchTo(scope->context);
 	for (MemoryContext context = top->firstchild; context != NULL; context = context->nextchild)
 	{
 		Portal		portal = portal_of(context);
@@ -190,6 +192,7 @@ hide_cursors(PstScope *scope)
 		scope->hidden = lappend(scope->hidden, portal);
 	}
 	scope->mark = AllocSetContextCreate(top, "prompt_stats scope", ALLOCSET_SMALL_SIZES);
+	MemoryContextSwitchTo(caller);
 }
 
 /* Closes the portals that the owner's code has left, where it ended without an error */
@@ -290,6 +293,7 @@ enter_scope(PstScope *scope)
 	scope->guc_level = 0;
 	scope->hidden = NIL;
 	scope->mark = NULL;
+	scope->context = CurrentMemoryContext;
 	scope->outer = current;
 	SetUserIdAndSecContext(scope->owner, scope->sec_context | SECURITY_LOCAL_USERID_CHANGE |
 						   SECURITY_RESTRICTED_OPERATION | scope->more_context);
