@@ -245,8 +245,7 @@ veto_error(const Correction *correction)
 			(errcode(ERRCODE_TRIGGERED_ACTION_EXCEPTION),
 			 errmsg("could not correct prompt %s in table %s", pst_show_id(correction->id, tables->id_kind), tables->stats_name),
 			 errdetail("A trigger of the table has left its row as it was."),
-			 trigger == NULL ?
-			 errhint("Let the trigger return the new row.") :
+			 trigger == NULL ? 0 :
 			 errhint("Switch it off for the while, with ALTER TABLE %s DISABLE TRIGGER %s;",
 					 tables->stats_name, quote_identifier(trigger))));
 }

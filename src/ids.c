@@ -246,7 +246,7 @@ fit_id(Datum *id, PstIdColumn column)
 }
 
 static void
-misfit_error(Datum id, PstIdColumn column, const char *table, const char *name)
+misfit_error(Datum id, PstIdColumn column, Oid table, const char *name)
 {
 	bool		is_int = column.type == INT4OID;
 	const char *shown = pst_show_id(id, is_int ? PST_BIGINT : PST_TEXT);
@@ -254,15 +254,15 @@ misfit_error(Datum id, PstIdColumn column, const char *table, const char *name)
 	ereport(ERROR,
 			(errcode(is_int ? ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE : ERRCODE_STRING_DATA_RIGHT_TRUNCATION),
 			 is_int ?
-			 errmsg("id %s is out of range for column \"%s\" of table %s", shown, name, table) :
-			 errmsg("id \"%s\" is too long for column \"%s\" of table %s", shown, name, table),
+			 errmsg("id %s is out of range for column \"%s\" of table %s", shown, name, pst_qualified_name(table)) :
+			 errmsg("id \"%s\" is too long for column \"%s\" of table %s", shown, name, pst_qualified_name(table)),
 			 errdetail("The column is of type %s.", format_type_with_typemod(column.type, column.typmod)),
-			 errhint("Pass an id that exists; if there are such ids, widen the column with ALTER TABLE %s ALTER COLUMN %s TYPE %s;",
-					 table, name, is_int ? "bigint" : "text")));
+			 errhint("Pass an id that exists; if there are such ids, widen the column with %s",
+					 pst_alteration(table, name, psprintf("ALTER COLUMN %s TYPE %s", name, is_int ? "bigint" : "text")))));
 }
 
 static Datum
-need_fitting_id(Datum id, PstIdColumn column, const char *table, const char *name)
+need_fitting_id(Datum id, PstIdColumn column, Oid table, const char *name)
 {
 	if (!fit_id(&id, column))
 		misfit_error(id, column, table, name);
@@ -277,7 +277,7 @@ Datum
 pst_stats_id(const PstTables *tables, Datum id, PstIdKind from)
 {
 	id = convert_id(id, from, tables->id_kind, tables->stats_name);
-	return need_fitting_id(id, tables->id_type, tables->stats_name, "prompt_id");
+	return need_fitting_id(id, tables->id_type, tables->stats, "prompt_id");
 }
 
 /* The same for an argument that is one id; what a table or an array holds may look like an array */
@@ -304,7 +304,7 @@ pst_fit_ids(const PstTables *tables, PstDeltas *deltas)
 {
 	for (int i = 0; i < deltas->len; i++)
 		deltas->items[i].id = need_fitting_id(deltas->items[i].id, tables->id_type,
-											  tables->stats_name, "prompt_id");
+											  tables->stats, "prompt_id");
 }
 
 Datum
@@ -312,7 +312,7 @@ pst_event_id(const PstTables *tables, Datum id, PstIdKind from)
 {
 	check_no_array(id, from, tables->event_id_kind, false);
 	id = convert_id(id, from, tables->event_id_kind, tables->events_name);
-	return need_fitting_id(id, tables->event_id_type, tables->events_name, "prompt_id");
+	return need_fitting_id(id, tables->event_id_type, tables->events, "prompt_id");
 }
 
 Datum
@@ -320,7 +320,7 @@ pst_user_id(const PstTables *tables, Datum id, PstIdKind from)
 {
 	check_no_array(id, from, tables->user_kind, false);
 	id = convert_id(id, from, tables->user_kind, tables->events_name);
-	return need_fitting_id(id, tables->user_type, tables->events_name, "user_id");
+	return need_fitting_id(id, tables->user_type, tables->events, "user_id");
 }
 
 /* ---- what else is done with them ---- */

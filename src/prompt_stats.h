@@ -350,6 +350,7 @@ extern const char *pst_alter_ids(Relation rel, const char *column, Oid from, con
 extern const char *pst_replace_with_table(Relation rel);
 extern const char *pst_detach_children(Relation rel, List *children);
 extern const char *pst_merge_rows(const char *table);
+extern const char *pst_do_without(Oid table, const char *column);
 extern void pst_hint_at_write_error(const char *table_name);
 extern void pst_hint_at_event_error(Oid table);
 

@@ -137,6 +137,16 @@ key_of(Oid table)
 	return column;
 }
 
+static bool
+may_add_key(Oid table)
+{
+	Relation	rel = table_open(table, AccessShareLock);
+	bool		has_key = OidIsValid(RelationGetPrimaryKeyIndex(rel));
+
+	table_close(rel, AccessShareLock);
+	return !has_key && get_attnum(table, "id") != InvalidAttrNumber;
+}
+
 /* Built in, so that its name means the same whoever reads it */
 static bool
 is_id_type(Oid type)
@@ -155,8 +165,9 @@ check_key_of_prompts(Oid prompts)
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("table %s has no primary key of one column", name),
 				 errdetail("The tables to be created would hold its ids."),
-				 errhint("Add one, with ALTER TABLE %s ADD PRIMARY KEY (id); or create the tables prompt_events and prompt_stats yourself.",
-						 name)));
+				 may_add_key(prompts) ?
+				 errhint("Add one, with ALTER TABLE %s ADD PRIMARY KEY (id);", name) :
+				 errhint("Create the tables prompt_events and prompt_stats yourself.")));
 	if (!is_id_type(get_atttype(prompts, key)))
 		ereport(ERROR,
 				(errcode(ERRCODE_DATATYPE_MISMATCH),
@@ -325,9 +336,8 @@ check_defaults(Oid table, const char *ours)
 	Oid			types[] = {OIDOID, TEXTOID};
 	Datum		values[] = {ObjectIdGetDatum(table), CStringGetTextDatum(ours)};
 	char	   *column;
-	char	   *type;
 
-	(void) pst_run_as_extension("SELECT a.attname, format_type(a.atttypid, NULL) FROM pg_attribute a"
+	(void) pst_run_as_extension("SELECT a.attname FROM pg_attribute a"
 								" WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped"
 								" AND a.attnotnull AND NOT a.atthasdef AND a.attidentity = ''"
 								" AND a.attname <> ALL ($2::name[]) ORDER BY a.attnum LIMIT 1",
@@ -335,15 +345,12 @@ check_defaults(Oid table, const char *ours)
 	column = field(1);
 	if (column == NULL)
 		return;
-	type = field(2);
 	ereport(ERROR,
 			(errcode(ERRCODE_NOT_NULL_VIOLATION),
 			 errmsg("column \"%s\" of table %s is NOT NULL and has no default", column, pst_qualified_name(table)),
 			 errdetail("The extension inserts rows without it."),
-			 errhint("Give it one, with ALTER TABLE %s ALTER COLUMN %s SET DEFAULT %s;",
-					 pst_qualified_name(table), quote_identifier(column),
-					 strcmp(type, "uuid") == 0 ? "gen_random_uuid()" :
-					 strncmp(type, "timestamp", 9) == 0 || strcmp(type, "date") == 0 ? "now()" : "'...'")));
+			 errhint("Do without, by ALTER TABLE %s ALTER COLUMN %s", pst_qualified_name(table),
+					 pst_do_without(table, column))));
 }
 
 /*
@@ -414,6 +421,8 @@ prompt_stats_setup(PG_FUNCTION_ARGS)
 
 	SPI_connect();
 	find(&setup);
+	pst_check_may_choose(setup.events, setup.stats);	/* who may not create,
+														 * either */
 	create_missing(&setup);
 	pst_check_may_choose(setup.events, setup.stats);
 	pst_choose(setup.events, setup.stats);

@@ -171,8 +171,13 @@ foreach my $end (qw(COMMIT ROLLBACK))
 	sql(q(COMMIT PREPARED 'p'));
 	is(live(4), '11000|0', 'committed');
 	count(4, 5);
-	is(outcome($correcting->query(q(BEGIN; SELECT prompt_stats_correct(4, -9); PREPARE TRANSACTION 'p'))), '0A000', 'not with pending counts');
+	my $result = $correcting->query(q(BEGIN; SELECT prompt_stats_correct(4, -9); PREPARE TRANSACTION 'p'));
+	is(outcome($result), '0A000', 'not with pending counts');
 	is(live(4), '11005|5', 'it is as it was');
+	sql($result->{hint} =~ /(SELECT .*;)/);
+	is(outcome($correcting->query(q(BEGIN; SELECT prompt_stats_correct(4, -5); PREPARE TRANSACTION 'p'))), 'ok', 'the hint mends it');
+	sql(q(COMMIT PREPARED 'p'));
+	is(live(4), '11000|0', 'committed');
 }
 
 # ---- older snapshots
