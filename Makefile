@@ -88,6 +88,8 @@ OBJS = \
 	src/checks.o \
 	src/setup.o \
 	src/reroute.o \
+	src/preflight.o \
+	src/rights.o \
 	src/verify.o \
 	src/tally.o \
 	src/shmem.o \
@@ -121,6 +123,8 @@ REGRESS = \
 	migrate_owners \
 	hardening \
 	direct \
+	preflight \
+	rights \
 	ids_compare \
 	savepoints \
 	rows_that_vanish \
@@ -139,6 +143,7 @@ ISOLATION = \
 	migrate_batches \
 	track_and_recount \
 	setup_locks \
+	touch \
 	correct_rows \
 	lock_order \
 	repeatable_read \

@@ -151,9 +151,9 @@ run_on_events(const PstTables *tables, const char *sql, int nargs, Oid *types, D
 
 /* What leaves the table */
 static const char *
-condition_of(const Migration *migration)
+condition_of(const PstBatch *batch)
 {
-	return migration->batch.delete_unmovable ? PST_IS_REFUSED : PST_IS_MOVABLE;
+	return batch->delete_unmovable ? PST_IS_REFUSED : PST_IS_MOVABLE;
 }
 
 /* The last of the next rows after the position, up to the limit; false where there is none */
@@ -168,7 +168,7 @@ find_last(Migration *migration, Range *range)
 
 	run_on_events(tables, psprintf("SELECT pg_catalog.max(x.ctid) FROM (SELECT e.ctid FROM ONLY %s AS e"
 								   " WHERE e.ctid OPERATOR(pg_catalog.>) $1 AND %s LIMIT $2) AS x",
-								   tables->events_name, condition_of(migration)),
+								   tables->events_name, condition_of(&migration->batch)),
 				  lengthof(types), types, values);
 	last = pst_get_field(0, 1, &isnull);
 	if (!isnull)
@@ -247,7 +247,7 @@ deletion_sql(const Migration *migration, bool spares)
 	return psprintf("DELETE FROM ONLY %s AS e"
 					" WHERE e.ctid OPERATOR(pg_catalog.>) $1 AND e.ctid OPERATOR(pg_catalog.<=) $2"
 					" AND %s%s RETURNING %s, " PST_EVENT_TYPE ", e.ctid",
-					tables->events_name, condition_of(migration),
+					tables->events_name, condition_of(&migration->batch),
 					spares ? psprintf(" AND %s OPERATOR(pg_catalog.<>) ALL ($3)", id) : "", id);
 }
 
@@ -337,6 +337,44 @@ move_next(Migration *migration)
 	}
 }
 
+/* What is refused has left its triggers here, those of foreign keys included, or its rules */
+static bool
+runs_on_delete(Oid events)
+{
+	Relation	rel = table_open(events, NoLock);
+	TriggerDesc *triggers = rel->trigdesc;
+	bool		result = rel->rd_rules != NULL ||
+	(triggers != NULL && (triggers->trig_delete_before_row || triggers->trig_delete_after_row ||
+						  triggers->trig_delete_before_statement || triggers->trig_delete_after_statement));
+
+	table_close(rel, NoLock);
+	return result;
+}
+
+/*
+ * False where nothing is to be deleted, and an error where something is, though that makes
+ * numbers wrong which nobody has accepted.  Must be connected to SPI.
+ */
+bool
+pst_may_delete(Oid function, const PstTables *tables, const PstBatch *batch)
+{
+	List	   *unaccepted;
+	bool		isnull;
+
+	if (!runs_on_delete(tables->events))
+		return true;
+	unaccepted = pst_find_unaccepted(tables, PST_MIGRATION, batch->accepted);
+	if (unaccepted == NIL)
+		return true;
+	(void) pst_run_on_table(tables->events, psprintf("SELECT EXISTS (SELECT FROM ONLY %s AS e WHERE %s)",
+													 tables->events_name, condition_of(batch)), 0, NULL, NULL);
+	if (DatumGetBool(pst_get_field(0, 1, &isnull)))
+		pst_unaccepted_error(unaccepted, batch->accepted, function,
+							 psprintf("%d, mode => '%s', unmovable => '%s', ", batch->limit, batch->keep ? "keep" : "add",
+									  batch->delete_unmovable ? "delete" : "keep"));
+	return false;
+}
+
 /*
  * Returns the number of rows that left prompt_events: 0 when none is left that can be
  * moved.
@@ -345,24 +383,27 @@ int64
 pst_migrate_batch(Oid function, const PstBatch *batch)
 {
 	Migration	migration = {.batch = *batch};
-	int64		rows;
+	int64		rows = 0;
 
 	pst_check_can_migrate(function);
 	pst_lock_both(function, &migration.tables);
 	pst_lock_run();
 	SPI_connect();
-	pst_read_run(&migration.run, batch->keep);
-	rows = move_next(&migration);
+	if (pst_may_delete(function, &migration.tables, batch))
+	{
+		pst_read_run(&migration.run, batch->keep);
+		rows = move_next(&migration);
+	}
 	SPI_finish();
 	return rows;
 }
 
-/* prompt_stats_migrate_batch(n integer, mode text, unmovable text) */
+/* prompt_stats_migrate_batch(n integer, mode text, unmovable text, accept text[]) */
 Datum
 prompt_stats_migrate_batch(PG_FUNCTION_ARGS)
 {
 	PstBatch	batch;
 
-	pst_need_batch(fcinfo, &batch);
+	pst_need_batch(fcinfo, &batch, 3);
 	PG_RETURN_INT64(pst_migrate_batch(fcinfo->flinfo->fn_oid, &batch));
 }

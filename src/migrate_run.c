@@ -81,13 +81,14 @@ pst_need_batch_size(FunctionCallInfo fcinfo, int argno)
 	return PG_GETARG_INT32(argno);
 }
 
-/* The first three arguments: n integer, mode text, unmovable text */
+/* The first three arguments: n integer, mode text, unmovable text; and accept text[] */
 void
-pst_need_batch(FunctionCallInfo fcinfo, PstBatch *batch)
+pst_need_batch(FunctionCallInfo fcinfo, PstBatch *batch, int accept_argno)
 {
 	batch->limit = pst_need_batch_size(fcinfo, 0);
 	batch->keep = choose(fcinfo, 1, "mode", "add", "keep");
 	batch->delete_unmovable = choose(fcinfo, 2, "unmovable", "keep", "delete");
+	batch->accepted = pst_need_accepted(fcinfo, accept_argno, PST_MIGRATION);
 }
 
 /* ---- what is there already ---- */
@@ -136,6 +137,7 @@ begin(void *arg)
 	char	   *copies = "0";
 
 	pst_share_both(step->function, &tables);
+	(void) pst_may_delete(step->function, &tables, step->batch);
 	if (!step->batch->keep && !pst_is_running())
 		read_sums(&tables, &views, &copies);
 	if (!pst_guard_events(&tables))
@@ -280,6 +282,7 @@ tell_dry(Oid function, const PstBatch *batch)
 	pst_share_both(function, &tables);
 	pst_make_report(&tables, &report);
 	pst_tell_report(&report, batch->keep);
+	pst_tell_findings(&tables, PST_MIGRATION);
 }
 
 static void
@@ -295,7 +298,7 @@ migrate(Oid function, const PstBatch *batch)
 	SPI_finish();
 }
 
-/* prompt_stats_migrate(batch_size integer, mode text, unmovable text, dry_run boolean) */
+/* prompt_stats_migrate(batch_size integer, mode text, unmovable text, dry_run boolean, accept text[]) */
 Datum
 prompt_stats_migrate(PG_FUNCTION_ARGS)
 {
@@ -303,7 +306,7 @@ prompt_stats_migrate(PG_FUNCTION_ARGS)
 	bool		dry_run = !PG_ARGISNULL(3) && PG_GETARG_BOOL(3);
 	PstBatch	batch;
 
-	pst_need_batch(fcinfo, &batch);
+	pst_need_batch(fcinfo, &batch, 4);
 	if (dry_run)
 		tell_dry(function, &batch);
 	else

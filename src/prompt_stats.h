@@ -64,7 +64,7 @@ typedef struct PstIdColumn
 /* A name as SQL text wants it: schema and table, quoted */
 #define PST_QUALIFIED_LEN	(2 * (2 * NAMEDATALEN + 2) + 2)
 
-/* The comment that setup gives the column of a table that it creates; tables.c knows it by that */
+/* The comment of a column that we set, or its last line; tables.c knows it by that */
 #define PST_UPDATED_AT_COMMENT "time of the last count, set by extension prompt_stats"
 
 /* For statements that run no code of an application */
@@ -113,6 +113,15 @@ typedef struct PstTables
 	char		stats_path[PST_QUALIFIED_LEN];	/* search_path while folding */
 	char		events_path[PST_QUALIFIED_LEN];
 } PstTables;
+
+/* Where the tables are, or will be; InvalidOid where there is none */
+typedef struct PstPlace
+{
+	Oid			home;			/* their schema */
+	Oid			prompts;		/* table prompts in it */
+	Oid			events;
+	Oid			stats;
+} PstPlace;
 
 /* A statement that is prepared once; static, zeroed at first */
 typedef struct PstPlan
@@ -242,6 +251,9 @@ extern bool pst_is_restoring(void);
 
 /* tables.c */
 extern void PstTablesInit(void);
+extern char *pst_find_own_comment(char *comment);
+extern void pst_read_stats(PstTables *tables);
+extern void pst_read_events(PstTables *tables);
 extern const PstTables *pst_need_tables(Oid function);
 extern const PstTables *pst_lock_stats(Oid function);
 extern const PstTables *pst_share_stats(Oid function);
@@ -329,6 +341,7 @@ extern const char *pst_own_name(const char *name);
 /* setup.c: guards, of a caller who is connected to SPI */
 extern void pst_check_stats_adoptable(Oid stats);
 extern void pst_check_events_adoptable(Oid events);
+extern const char *pst_make_time_of(Oid stats);
 
 /* attempt.c */
 extern ErrorData *pst_attempt(void (*work) (void *arg), void *arg);
@@ -353,6 +366,33 @@ extern const char *pst_merge_rows(const char *table);
 extern const char *pst_do_without(Oid table, const char *column);
 extern void pst_hint_at_write_error(const char *table_name);
 extern void pst_hint_at_event_error(Oid table);
+
+/* setup.c */
+extern PstPlace pst_named_place(FunctionCallInfo fcinfo);
+extern void pst_find_place(PstPlace *place);
+extern void pst_check_place(const PstPlace *place);
+extern AttrNumber pst_key_of(Oid table);
+extern const char *pst_type_of_ids(const PstPlace *place);
+extern Oid	pst_future_owner(const PstPlace *place);
+extern void pst_check_stats_adoptable(Oid stats);
+extern void pst_check_events_adoptable(Oid events);
+
+/* preflight.c: what goes wrong */
+typedef enum PstGravity
+{
+	PST_SURPRISES,
+	PST_PERHAPS,				/* something, which depends on what others
+								 * wrote */
+	PST_COMPAT,					/* what the compat trigger counts */
+	PST_MIGRATION,
+	PST_COUNTING
+} PstGravity;
+
+extern List *pst_need_accepted(FunctionCallInfo fcinfo, int argno, PstGravity gravity);
+extern List *pst_find_unaccepted(const PstTables *tables, PstGravity gravity, List *accepted);
+extern void pst_unaccepted_error(List *unaccepted, List *accepted, Oid function, const char *arguments);
+extern int	pst_count_findings(const PstTables *tables, PstGravity least);
+extern void pst_tell_findings(const PstTables *tables, PstGravity least);
 
 /* What becomes of a unit of deltas; see pst_fold_units() */
 typedef enum PstVerdict

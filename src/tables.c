@@ -378,6 +378,16 @@ runs_user_code(Relation rel)
 		(constr != NULL && (constr->num_check > 0 || pst_has_generated_column(constr)));
 }
 
+/* Where the comment on a column says that we set it; NULL: it doesn't */
+char *
+pst_find_own_comment(char *comment)
+{
+	size_t		len = strlen(PST_UPDATED_AT_COMMENT);
+	size_t		all = strlen(comment);
+
+	return all >= len && strcmp(comment + all - len, PST_UPDATED_AT_COMMENT) == 0 ? comment + all - len : NULL;
+}
+
 /* Can the time be assigned to it? */
 static bool
 holds_time(Form_pg_attribute attr)
@@ -388,7 +398,7 @@ holds_time(Form_pg_attribute attr)
 		(type == TIMESTAMPTZOID || type == TIMESTAMPOID || type == DATEOID);
 }
 
-/* We set what we created, as long as it can hold a time: its owner may have changed it */
+/* As long as it can hold a time: its owner may have changed it */
 static bool
 is_ours(Relation rel, Form_pg_attribute updated_at)
 {
@@ -397,7 +407,7 @@ is_ours(Relation rel, Form_pg_attribute updated_at)
 	if (updated_at == NULL || !holds_time(updated_at))
 		return false;
 	comment = GetComment(RelationGetRelid(rel), RelationRelationId, updated_at->attnum);
-	return comment != NULL && strcmp(comment, PST_UPDATED_AT_COMMENT) == 0;
+	return comment != NULL && pst_find_own_comment(comment) != NULL;
 }
 
 static void
@@ -487,6 +497,21 @@ read_table(Oid table, void (*read) (Relation, PstTables *), PstTables *tables)
 	read(rel, tables);
 	relation_close(rel, AccessShareLock);
 	return true;
+}
+
+/* A table that need not be chosen, which the caller has locked */
+void
+pst_read_stats(PstTables *tables)
+{
+	if (!read_table(tables->stats, read_stats, tables))
+		elog(ERROR, "table %u is gone", tables->stats);
+}
+
+void
+pst_read_events(PstTables *tables)
+{
+	if (!read_table(tables->events, read_events, tables))
+		elog(ERROR, "table %u is gone", tables->events);
 }
 
 /* ---- the cache ---- */

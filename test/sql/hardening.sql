@@ -337,7 +337,7 @@ DECLARE
 	total bigint := 0;
 BEGIN
 	FOR i IN 1 .. 1000 LOOP
-		moved := prompt_stats_migrate_batch(size, mode);
+		moved := prompt_stats_migrate_batch(size, mode, accept => '{delete trigger}');
 		total := total + moved;
 		COMMIT;
 		EXIT WHEN moved = 0;

@@ -45,7 +45,7 @@ foreach my $call (
 	my $expected = $nextval =~ s/nextval/$function/r;
 	is(error_of("SELECT $call"), $expected, "$call fails as nextval() does");
 }
-foreach my $sql ('CALL prompt_stats_migrate()', 'SELECT prompt_stats_enable_compat()')
+foreach my $sql ('CALL prompt_stats_migrate()', 'SELECT prompt_stats_enable_compat()', q(SELECT prompt_stats_allow('public')), q(SELECT prompt_stats_deny('public')))
 {
 	like(error_of($sql), qr/ERROR:  25006:/, "$sql fails for the same reason");
 }
@@ -71,6 +71,7 @@ is( $session->query_safe(q(
 	FROM prompt_stats_live ORDER BY prompt_id)),
 	"1|5|1|1|0|t\n2|0|1|0|0|t", 'prompt_stats_live');
 is($session->query_safe('SELECT bool_and(ok) FROM prompt_stats_verify()'), 't', 'prompt_stats_verify()');
+is($session->query_safe('SELECT count(*) FROM prompt_stats_preflight()'), 0, 'prompt_stats_preflight()');
 
 # ---- a table that is dropped, or replaced, while a session that has not used it yet waits for it ----
 
