@@ -180,16 +180,21 @@ hide_cursors(PstScope *scope)
 
 	if (top == NULL)
 		return;
-	for (MemoryContext context = top->firstchild; context != NULL; context = context->nextchild)
+	scope->mark = AllocSetContextCreate(top, "prompt_stats scope", ALLOCSET_SMALL_SIZES);
+	for (MemoryContext context = scope->mark->nextchild; context != NULL; context = context->nextchild)
 	{
 		Portal		portal = portal_of(context);
+		MemoryContext caller;
 
 		if (portal == NULL || !portal->visible || portal->status != PORTAL_READY)
 			continue;
 		portal->status = PORTAL_ACTIVE;
+
+		/* The caller's may be one that ends before the scope does */
+		caller = MemoryContextSwitchTo(scope->mark);
 		scope->hidden = lappend(scope->hidden, portal);
+		MemoryContextSwitchTo(caller);
 	}
-	scope->mark = AllocSetContextCreate(top, "prompt_stats scope", ALLOCSET_SMALL_SIZES);
 }
 
 /* Closes the portals that the owner's code has left, where it ended without an error */
