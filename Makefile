@@ -59,6 +59,7 @@ MODULE_big = prompt_stats
 OBJS = \
 	src/prompt_stats.o \
 	src/guc.o \
+	src/choice.o \
 	src/tables.o \
 	src/run.o \
 	src/plans.o \
@@ -67,11 +68,13 @@ OBJS = \
 	src/ids.o \
 	src/deltas.o \
 	src/owner.o \
+	src/hints.o \
 	src/direct.o \
 	src/statements.o \
 	src/unwritten.o \
 	src/fold.o \
 	src/functions.o \
+	src/correct.o \
 	src/events.o \
 	src/read.o \
 	src/attempt.o \
@@ -106,6 +109,8 @@ REGRESS = \
 	setup \
 	counting \
 	errors \
+	arguments \
+	correct \
 	transactions \
 	durability \
 	privileges \
@@ -115,7 +120,11 @@ REGRESS = \
 	migrate \
 	migrate_owners \
 	hardening \
-	direct
+	direct \
+	ids_compare \
+	savepoints \
+	rows_that_vanish \
+	pages_stay
 ISOLATION = \
 	count_one_row \
 	turns \
@@ -129,7 +138,11 @@ ISOLATION = \
 	group_and_locks \
 	migrate_batches \
 	track_and_recount \
-	setup_locks
+	setup_locks \
+	correct_rows \
+	lock_order \
+	repeatable_read \
+	schema_renamed
 
 # Tests lie in test/, since sql/ holds the install scripts; expected/ lies here,
 # where pg_regress looks by itself.  Its isolation twin looks in output_iso/.

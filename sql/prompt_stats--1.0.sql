@@ -32,7 +32,8 @@ BEGIN
 			'increment_prompt_views', 'increment_prompt_copies', 'increment_fork_count', 'track_prompt_fork',
 			'track_compare_add', 'get_prompt_stats', 'prompt_stats_setup', 'prompt_stats_teardown',
 			'prompt_stats_enable_compat', 'prompt_stats_migrate', 'prompt_stats_migrate_batch', 'prompt_stats_migrate_finish',
-			'prompt_stats_recount_forks', 'prompt_stats_verify', 'prompt_stats_tables', 'prompt_stats_flush']::pg_catalog.name[])
+			'prompt_stats_recount_forks', 'prompt_stats_verify', 'prompt_stats_tables', 'prompt_stats_flush',
+			'prompt_stats_reset', 'prompt_stats_correct']::pg_catalog.name[])
 		UNION ALL
 		SELECT pg_catalog.format('DROP %s %I.%I;',
 				CASE WHEN c.relkind OPERATOR(pg_catalog.=) 'v'::pg_catalog."char" THEN 'VIEW'
@@ -80,17 +81,37 @@ COMMENT ON SCHEMA prompt_stats_internal IS 'what extension prompt_stats keeps fo
 
 /*
  * Which tables count, since prompt_stats_setup() chose them; one row or none.  By OID, for
- * they may be moved, and by the name that they had, for they may be replaced.
+ * they may be moved, and by the place that they had, for they may be replaced.
+ *
+ * A dump brings the row, and whoever restores inserts it: src/choice.c says what it goes
+ * through.
  */
+CREATE FUNCTION prompt_stats_internal.normalise_choice() RETURNS trigger
+	LANGUAGE C AS 'MODULE_PATHNAME', 'prompt_stats_normalise_choice';
+
+CREATE FUNCTION prompt_stats_internal.admit_choice(events regclass, stats regclass, events_schema name, events_name name,
+		stats_schema name, stats_name name, migration text) RETURNS boolean
+	LANGUAGE C AS 'MODULE_PATHNAME', 'prompt_stats_admit_choice';
+
 CREATE TABLE prompt_stats_internal.config (
 	events regclass NOT NULL,
 	stats regclass NOT NULL,
+	events_schema name NOT NULL,
 	events_name name NOT NULL,
+	stats_schema name NOT NULL,
 	stats_name name NOT NULL,
-	singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton)
+	/* 'due', or the mode of one that is under way; NULL where no legacy rows are left */
+	migration text CHECK (migration OPERATOR(pg_catalog.=) ANY (ARRAY['due', 'add', 'keep']::pg_catalog.text[])),
+	singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
+	CONSTRAINT config_is_admitted CHECK (prompt_stats_internal.admit_choice(events, stats, events_schema, events_name,
+		stats_schema, stats_name, migration))
 );
 
-/* The last run of the migration; one row or none */
+CREATE TRIGGER normalise BEFORE INSERT ON prompt_stats_internal.config
+	FOR EACH ROW EXECUTE FUNCTION prompt_stats_internal.normalise_choice();
+ALTER TABLE prompt_stats_internal.config ENABLE ALWAYS TRIGGER normalise;
+
+/* The last run of the migration; one row or none.  It only saves time, and is in no dump. */
 CREATE TABLE prompt_stats_internal.migration (
 	mode text NOT NULL,
 	position tid NOT NULL DEFAULT '(0,0)',
@@ -105,10 +126,10 @@ CREATE TABLE prompt_stats_internal.migration (
 	singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton)
 );
 
-/* A dump of a half-done migration goes on from there; a new database starts clean */
-SELECT pg_catalog.pg_extension_config_dump('prompt_stats_internal.config'::pg_catalog.regclass, ''::pg_catalog.text);
-SELECT pg_catalog.pg_extension_config_dump('prompt_stats_internal.migration'::pg_catalog.regclass,
-	'WHERE finished_at IS NULL'::pg_catalog.text);
+/* The OIDs of tables that are gone would mean others in the new database */
+SELECT pg_catalog.pg_extension_config_dump('prompt_stats_internal.config'::pg_catalog.regclass,
+	'WHERE EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid OPERATOR(pg_catalog.=) events)'
+	' AND EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid OPERATOR(pg_catalog.=) stats)');
 
 CREATE VIEW @extschema@.prompt_stats_migration_progress AS
 	SELECT CASE WHEN m.finished_at IS NULL THEN 'moving'::pg_catalog.text ELSE 'finished'::pg_catalog.text END AS phase,
@@ -123,6 +144,12 @@ CREATE VIEW @extschema@.prompt_stats_migration_progress AS
 	FROM prompt_stats_internal.migration m;
 COMMENT ON VIEW @extschema@.prompt_stats_migration_progress IS
 	'the last run of prompt_stats_migrate(): rows moved so far; percent is of the pages of prompt_events';
+
+/*
+ * The control file's comment stays in pg_available_extensions.  On the extension it would be
+ * in each dump, and stop a restore by whoever owns the database and not the extension.
+ */
+COMMENT ON EXTENSION prompt_stats IS NULL;
 
 -- ---------------------------------------------------------------------------
 -- Counting
@@ -268,6 +295,21 @@ CREATE FUNCTION @extschema@.prompt_stats_migrate_finish() RETURNS boolean
 CREATE FUNCTION @extschema@.prompt_stats_recount_forks(lower boolean DEFAULT false, n integer DEFAULT NULL) RETURNS bigint
 	LANGUAGE C AS 'MODULE_PATHNAME', 'prompt_stats_recount_forks';
 
+/* Of one prompt; the forms and names are those of the counting functions */
+CREATE FUNCTION @extschema@.prompt_stats_reset(prompt_id uuid) RETURNS void LANGUAGE C AS 'MODULE_PATHNAME', 'prompt_stats_reset';
+CREATE FUNCTION @extschema@.prompt_stats_reset(prompt_no bigint) RETURNS void LANGUAGE C AS 'MODULE_PATHNAME', 'prompt_stats_reset';
+CREATE FUNCTION @extschema@.prompt_stats_reset(id text) RETURNS void LANGUAGE C AS 'MODULE_PATHNAME', 'prompt_stats_reset';
+
+CREATE FUNCTION @extschema@.prompt_stats_correct(prompt_id uuid, views bigint DEFAULT 0, copies bigint DEFAULT 0,
+		forks bigint DEFAULT 0) RETURNS void
+	LANGUAGE C AS 'MODULE_PATHNAME', 'prompt_stats_correct';
+CREATE FUNCTION @extschema@.prompt_stats_correct(prompt_no bigint, views bigint DEFAULT 0, copies bigint DEFAULT 0,
+		forks bigint DEFAULT 0) RETURNS void
+	LANGUAGE C AS 'MODULE_PATHNAME', 'prompt_stats_correct';
+CREATE FUNCTION @extschema@.prompt_stats_correct(id text, views bigint DEFAULT 0, copies bigint DEFAULT 0,
+		forks bigint DEFAULT 0) RETURNS void
+	LANGUAGE C AS 'MODULE_PATHNAME', 'prompt_stats_correct';
+
 CREATE FUNCTION @extschema@.prompt_stats_verify() RETURNS TABLE (check_name text, ok boolean, detail text)
 	LANGUAGE C SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'prompt_stats_verify';
 
@@ -288,6 +330,8 @@ BEGIN
 			('get_prompt_stats', 'the counts of a prompt that the caller may see; zeros where there is no row'),
 			('live_rows', 'the rows of view prompt_stats_live'),
 			('status_row', 'the row of view prompt_stats_status'),
+			('normalise_choice', 'trigger function: a row of config says where its tables are now'),
+			('admit_choice', 'check: a row of config is inserted by whoever may choose the tables, and replaces the one before'),
 			('prompt_stats_flush', 'return when all counts that were accepted before are in prompt_stats, or rejected'),
 			('prompt_stats_tables', 'the tables in use: of events, of counters, and the one that the counters reference; null where there is none'),
 			('prompt_stats_setup', 'create prompt_events and prompt_stats, or adopt those that are there'),
@@ -298,6 +342,8 @@ BEGIN
 			('prompt_stats_migrate_batch', 'move at most n view and copy rows into the counters, in this transaction; returns how many rows left: 0 at the end'),
 			('prompt_stats_migrate_finish', 'after the last batch: validate the check; false, with a warning, where rows that can''t move forbid it'),
 			('prompt_stats_recount_forks', 'raise fork_count of at most n prompts to the number of fork events, or with lower => true make them equal; returns of how many'),
+			('prompt_stats_reset', 'set the counters of a prompt to zero, with what is pending of it'),
+			('prompt_stats_correct', 'add to the counters of a prompt what may be negative; none becomes less than zero'),
 			('prompt_stats_verify', 'whether the tables are as they should be, check by check')
 		) AS c(name, text) ON p.proname OPERATOR(pg_catalog.=) c.name::pg_catalog.name
 		JOIN pg_catalog.pg_depend d ON d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass::pg_catalog.oid
@@ -350,6 +396,10 @@ END $$;
 /* Whoever dumps the application reads these tables (pg_dump.c: getTables, dumpTableData) */
 GRANT USAGE ON SCHEMA prompt_stats_internal TO PUBLIC;
 GRANT SELECT ON prompt_stats_internal.config, prompt_stats_internal.migration TO PUBLIC;
+
+/* And whoever restores it writes this one; the table itself admits only what he may choose */
+GRANT INSERT ON prompt_stats_internal.config TO PUBLIC;
+GRANT EXECUTE ON FUNCTION prompt_stats_internal.admit_choice(regclass, regclass, name, name, name, name, text) TO PUBLIC;
 
 /*
  * Of counters, the rights on prompt_stats are what matters: its rows are read as the reader.

@@ -31,6 +31,9 @@
 #include "storage/lmgr.h"
 #include "storage/lock.h"
 #include "storage/proc.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/rls.h"
 #include "utils/timestamp.h"
 
 /* Milliseconds */
@@ -51,11 +54,20 @@ static const char *const column_names[PST_NCOUNTERS] = {
 /* Until then the flusher folds with care */
 static TimestampTz calm_until = 0;
 
+const char *
+pst_counter_name(PstCounter counter)
+{
+	return column_names[counter];
+}
+
 /* In a copy of what we know of the table: a trigger that counts may load it anew */
 typedef struct Fold
 {
 	PstTables	tables;
 	PstDeltas  *deltas;
+	int			len;			/* of deltas, at first */
+	Datum		first;
+	Datum		last;
 	bool		takes_all;		/* what a trigger leaves out is an error */
 	uint64		written;
 	PstWriting	writing;
@@ -80,9 +92,12 @@ overflow_error(const PstTables *tables, PstCounter counter, Datum id, int64 valu
 					   value, n, is_int ? "integer" : "bigint",
 					   tables->counter_max[counter]),
 			 is_int ?
-			 errhint("Widen it with ALTER TABLE %s ALTER COLUMN %s TYPE bigint;",
-					 tables->stats_name, column_names[counter]) :
-			 errhint("Correct the counter, or count fewer at once.")));
+			 errhint("Widen it with %s",
+					 pst_alteration(tables->stats, column_names[counter],
+									psprintf("ALTER COLUMN %s TYPE bigint", column_names[counter]))) :
+			 errhint("Set the counters of this prompt to zero, with SELECT %s.prompt_stats_reset(%s);",
+					 quote_identifier(get_namespace_name(pst_extension_schema())),
+					 quote_literal_cstr(pst_print_id(id, tables->id_kind)))));
 }
 
 /* Before anything is changed: a missing row's counters start from 0 */
@@ -320,6 +335,14 @@ update_existing(Fold *fold)
 	pst_move_locked(&fold->tables, fold->deltas, &locked);
 	if (locked.len > 0)
 		update_locked(fold, &locked);
+}
+
+/* In the scope of the owner, for a row that he did not find */
+void
+pst_check_not_hidden(const PstTables *tables, Datum id)
+{
+	if (pst_has_policies(tables))
+		pst_hidden_row_error(tables, id);
 }
 
 /* Neither inserted nor found: else others delete and insert it faster than we look */
@@ -673,11 +696,27 @@ end_fold(Fold *fold)
 	error_context_stack = fold->context.previous;
 }
 
+/* The server's own errors don't name the prompt */
+static void
+fold_context(void *arg)
+{
+	const Fold *fold = arg;
+	PstIdKind	kind = fold->tables.id_kind;
+
+	if (fold->len == 1)
+		errcontext("counting prompt %s", pst_show_id(fold->first, kind));
+	else
+		errcontext("counting %d prompts from %s to %s", fold->len,
+				   pst_show_id(fold->first, kind), pst_show_id(fold->last, kind));
+}
+
 static void
 fold_set(void *arg)
 {
 	Fold	   *fold = arg;
+	ErrorContextCallback naming = {error_context_stack, fold_context, fold};
 
+	error_context_stack = &naming;
 	begin_fold(fold);
 	check_deltas_fit(&fold->tables, fold->deltas);
 	pst_check_no_update_rule(&fold->tables);
@@ -686,6 +725,7 @@ fold_set(void *arg)
 	else
 		fold_many(fold);
 	end_fold(fold);
+	error_context_stack = naming.previous;
 }
 
 static uint64
@@ -700,6 +740,9 @@ fold_as_owner(const PstTables *known, PstDeltas *deltas, bool takes_all)
 		return 0;
 	scope = pst_scope_of(known->stats_owner, fold.tables.stats_path);
 	scope.writes = known->stats;
+	fold.len = deltas->len;
+	fold.first = deltas->items[0].id;
+	fold.last = deltas->items[deltas->len - 1].id;
 	pst_as_owner(&scope, fold_set, &fold);
 	return fold.written;
 }

@@ -100,7 +100,7 @@ extern bool pst_is_running(void);
 extern void pst_read_run(PstRun *run, bool keep);
 extern void pst_begin_run(PstRun *run, const PstTables *tables, bool keep);
 extern void pst_save_run(const PstRun *run, int64 rows, const PstDeltas *deltas);
-extern void pst_end_run(void);
+extern void pst_end_run(const PstTables *tables, bool valid);
 
 /* migrate.c */
 typedef struct PstBatch

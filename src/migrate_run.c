@@ -8,6 +8,7 @@
 #include "migrate.h"
 
 #include "access/xact.h"
+#include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
@@ -198,11 +199,16 @@ run_steps(Step *step, void (*work) (void *arg))
 static void
 still_to_move_error(const PstTables *tables)
 {
+	const char *schema = quote_identifier(get_namespace_name(tables->schema));
+	const char *trigger = pst_vetoing_trigger(tables->events, TRIGGER_TYPE_DELETE);
+
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("table %s still has view and copy rows to move", tables->events_name),
-			 errhint("Call SELECT %s.prompt_stats_migrate_batch(); until it returns 0.",
-					 quote_identifier(get_namespace_name(tables->schema)))));
+			 trigger == NULL ?
+			 errhint("Call SELECT %s.prompt_stats_migrate_batch(); until it returns 0.", schema) :
+			 errhint("Switch off the trigger that keeps them, with ALTER TABLE %s DISABLE TRIGGER %s; then call SELECT %s.prompt_stats_migrate_batch(); until it returns 0.",
+					 tables->events_name, quote_identifier(trigger), schema)));
 }
 
 /* All that is there is as it should be, and yet there is no valid check */
@@ -259,7 +265,7 @@ finish(Oid function)
 			still_to_move_error(&tables);
 		warn_of_unmovable(&tables, &report);
 	}
-	pst_end_run();
+	pst_end_run(&tables, valid);
 	return valid;
 }
 

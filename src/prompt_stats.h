@@ -138,6 +138,8 @@ typedef struct PstScope
 	int			sec_context;
 	int			guc_level;		/* 0: the settings are not entered yet */
 	bool		is_flusher;
+	MemoryContext context;		/* of what the scope itself remembers, because
+								 * SPI's goes before it ends */
 	List	   *hidden;			/* cursors of the session */
 	MemoryContext mark;			/* older than the portals of the scope */
 	struct PstScope *outer;
@@ -193,8 +195,15 @@ extern bool pst_may_collect(void);
 extern void pst_collect(const PstTables *tables, const PstDeltas *deltas);
 extern bool pst_has_collected(void);
 extern void pst_keep_portal(void);
+extern void pst_take_collected(const PstTables *tables, Datum id, int64 *n);
 extern void pst_finish_counting(void);
 extern bool pst_holds_conflicting_lock(Oid table);
+
+/* correct.c */
+extern bool pst_has_claims(void);
+extern void pst_abort_claims(int level);
+extern void pst_keep_claims(int level);
+extern void pst_end_claims(bool committed);
 
 /* portal.c */
 extern void pst_ensure_portal(void);
@@ -220,9 +229,19 @@ extern bool pst_tell(uint32 number, uint32 from, uint32 to);
 extern void pst_start_flusher(struct PstDatabase *db);
 extern void pst_report_silence(struct PstDatabase *db);
 
+/* choice.c */
+extern void pst_find_tables(PstTables *tables);
+extern void pst_find_chosen(Oid *events, Oid *stats);
+extern void pst_check_no_stranger(const char *usual);
+extern void pst_check_may_choose(Oid events, Oid stats);
+extern void pst_choose(Oid events, Oid stats);
+extern const char *pst_get_migration(void);
+extern void pst_set_migration(const PstTables *tables, const char *migration);
+extern void pst_note_legacy(const PstTables *tables, bool is_clean);
+extern bool pst_is_restoring(void);
+
 /* tables.c */
 extern void PstTablesInit(void);
-extern void pst_find_chosen(Oid *events, Oid *stats);
 extern const PstTables *pst_need_tables(Oid function);
 extern const PstTables *pst_lock_stats(Oid function);
 extern const PstTables *pst_share_stats(Oid function);
@@ -239,7 +258,9 @@ extern Oid	pst_id_type(PstIdKind kind);
 extern const char *pst_id_name(PstIdKind kind);
 extern const char *pst_type_name(PstIdKind kind);
 extern PstIdColumn pst_id_column(Oid type, int32 typmod);
+extern ArrayType *pst_ids_from_text(const PstTables *tables, Datum literal);
 extern Datum pst_stats_id(const PstTables *tables, Datum id, PstIdKind from);
+extern Datum pst_only_stats_id(const PstTables *tables, Datum id, PstIdKind from, bool takes_arrays);
 extern Datum pst_stats_id_to_read(const PstTables *tables, Datum id, PstIdKind from);
 extern void pst_fit_ids(const PstTables *tables, PstDeltas *deltas);
 extern Datum pst_event_id(const PstTables *tables, Datum id, PstIdKind from);
@@ -314,11 +335,23 @@ extern ErrorData *pst_attempt(void (*work) (void *arg), void *arg);
 
 /* owner.c */
 extern void pst_check_owner(const PstTables *tables);
+extern void pst_check_owner_of(Oid table);
 extern Oid	pst_owner_of(Oid table);
 extern const char *pst_qualified_name(Oid table);
 extern Oid	pst_owner_of_schema(Oid schema);
+extern bool pst_owns_database(Oid role);
 extern bool pst_is_strangers(Oid table);
-extern void pst_stranger_error(Oid table);
+extern void pst_stranger_error(Oid table, const char *events_name, const char *stats_name);
+
+/* hints.c */
+extern const char *pst_vetoing_trigger(Oid table, int16 events);
+extern const char *pst_alteration(Oid table, const char *column, const char *commands);
+extern const char *pst_alter_ids(Relation rel, const char *column, Oid from, const char *to);
+extern const char *pst_replace_with_table(Relation rel);
+extern const char *pst_detach_children(Relation rel, List *children);
+extern const char *pst_merge_rows(const char *table);
+extern void pst_hint_at_write_error(const char *table_name);
+extern void pst_hint_at_event_error(Oid table);
 
 /* What becomes of a unit of deltas; see pst_fold_units() */
 typedef enum PstVerdict
@@ -363,6 +396,8 @@ extern void pst_lock_free_rows(const PstTables *tables, const PstDeltas *deltas)
 extern bool pst_may_hurry(const PstTables *tables);
 extern void pst_fold_units(const PstTables *known, const PstDeltas *units, PstVerdict *verdicts, int nunits,
 						   bool in_haste);
+extern const char *pst_counter_name(PstCounter counter);
+extern void pst_check_not_hidden(const PstTables *tables, Datum id);
 extern uint64 pst_fold(const PstTables *tables, PstDeltas *deltas);
 extern uint64 pst_fold_all(const PstTables *tables, PstDeltas *deltas);
 
@@ -374,6 +409,7 @@ extern uint64 pst_update_directly_in_order(const PstTables *tables, PstDeltas *d
 /* checks.c */
 extern bool pst_is_clean(const PstTables *tables);
 extern bool pst_guard_events(const PstTables *tables);
+extern void pst_make_way_for_legacy(Oid events, const char *migration);
 
 /* tally.c */
 typedef struct PstTally PstTally;

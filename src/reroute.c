@@ -82,6 +82,8 @@ prompt_stats_reroute(PG_FUNCTION_ARGS)
 
 	check_trigger(fcinfo);
 	row = data->tg_trigtuple;
+	if (pst_is_restoring())
+		return PointerGetDatum(row);	/* its counters come with it */
 	desc = RelationGetDescr(data->tg_relation);
 	event_type = SPI_getvalue(row, desc, SPI_fnumber(desc, "event_type"));
 	if (!is_word(event_type, "view") && !is_word(event_type, "copy"))

@@ -177,24 +177,22 @@ static void
 hide_cursors(PstScope *scope)
 {
 	MemoryContext top = top_portal_context();
+	MemoryContext caller;
 
 	if (top == NULL)
 		return;
-	scope->mark = AllocSetContextCreate(top, "prompt_stats scope", ALLOCSET_SMALL_SIZES);
-	for (MemoryContext context = scope->mark->nextchild; context != NULL; context = context->nextchild)
+	caller = MemoryContextSwitchTo(scope->context);
+	for (MemoryContext context = top->firstchild; context != NULL; context = context->nextchild)
 	{
 		Portal		portal = portal_of(context);
-		MemoryContext caller;
 
 		if (portal == NULL || !portal->visible || portal->status != PORTAL_READY)
 			continue;
 		portal->status = PORTAL_ACTIVE;
-
-		/* The caller's may be one that ends before the scope does */
-		caller = MemoryContextSwitchTo(scope->mark);
 		scope->hidden = lappend(scope->hidden, portal);
-		MemoryContextSwitchTo(caller);
 	}
+	scope->mark = AllocSetContextCreate(top, "prompt_stats scope", ALLOCSET_SMALL_SIZES);
+	MemoryContextSwitchTo(caller);
 }
 
 /* Closes the portals that the owner's code has left, where it ended without an error */
@@ -295,6 +293,7 @@ enter_scope(PstScope *scope)
 	scope->guc_level = 0;
 	scope->hidden = NIL;
 	scope->mark = NULL;
+	scope->context = CurrentMemoryContext;
 	scope->outer = current;
 	SetUserIdAndSecContext(scope->owner, scope->sec_context | SECURITY_LOCAL_USERID_CHANGE |
 						   SECURITY_RESTRICTED_OPERATION | scope->more_context);
@@ -465,8 +464,7 @@ pst_commit(void)
 void
 pst_write_context(void *table_name)
 {
-	if (geterrcode() == ERRCODE_FOREIGN_KEY_VIOLATION)
-		errhint("Count prompts that exist; insert the prompt first.");
+	pst_hint_at_write_error(table_name);
 	errcontext("writing table %s", (const char *) table_name);
 }
 

@@ -21,7 +21,6 @@
 #include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
-#include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 
@@ -59,7 +58,7 @@ take_unasked(const char *name, Oid schema)
 	Oid			table = get_relname_relid(name, schema);
 
 	if (OidIsValid(table) && pst_is_strangers(table))
-		pst_stranger_error(table);
+		pst_stranger_error(table, "prompt_events", "prompt_stats");
 	return table;
 }
 
@@ -310,51 +309,6 @@ create_missing(Setup *setup)
 		setup->events = create_events(setup, id_type);
 }
 
-/* ---- choosing ---- */
-
-static void
-check_may_choose(const Setup *setup)
-{
-	Oid			schema = pst_extension_schema();
-	PstTables	chosen = {0};
-
-	pst_find_chosen(&chosen.events, &chosen.stats);
-	pst_check_owner(&chosen);
-	if ((!OidIsValid(chosen.stats) || !OidIsValid(chosen.events)) &&
-		!pst_may_create_in(schema, GetUserId()))
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("permission denied to choose the tables of extension prompt_stats"),
-				 errhint("Grant the right to create in its schema, with GRANT CREATE ON SCHEMA %s.",
-						 quote_identifier(get_namespace_name(schema)))));
-	chosen.events = setup->events;
-	chosen.stats = setup->stats;
-	pst_check_owner(&chosen);
-}
-
-/* From now on they are counted in, whatever becomes of their names and schemas */
-static void
-choose(const Setup *setup)
-{
-	const char *config = pst_own_name("config");
-	Oid			types[] = {REGCLASSOID, REGCLASSOID, NAMEOID, NAMEOID};
-	NameData	events_name = {{0}};
-	NameData	stats_name = {{0}};
-	Datum		values[] = {
-		ObjectIdGetDatum(setup->events), ObjectIdGetDatum(setup->stats),
-		NameGetDatum(&events_name), NameGetDatum(&stats_name)
-	};
-
-	namestrcpy(&events_name, get_rel_name(setup->events));
-	namestrcpy(&stats_name, get_rel_name(setup->stats));
-	(void) pst_run_as_extension(psprintf("DELETE FROM %s", config), 0, NULL, NULL);
-	(void) pst_run_as_extension(psprintf("INSERT INTO %s (events, stats, events_name, stats_name)"
-										 " VALUES ($1, $2, $3, $4)", config),
-								lengthof(types), types, values);
-	CacheInvalidateRelcacheByRelid(pst_own_table("config"));
-	CommandCounterIncrement();
-}
-
 /* ---- guards ---- */
 
 /* As a row of catalogs gives it; NULL where there is none */
@@ -461,14 +415,15 @@ prompt_stats_setup(PG_FUNCTION_ARGS)
 	SPI_connect();
 	find(&setup);
 	create_missing(&setup);
-	check_may_choose(&setup);
-	choose(&setup);
+	pst_check_may_choose(setup.events, setup.stats);
+	pst_choose(setup.events, setup.stats);
 
 	/* Reads the shape of both: an error where they can't be used */
 	tables = pst_need_tables(InvalidOid);
 	pst_check_stats_adoptable(tables->stats);
 	pst_check_events_adoptable(tables->events);
 	is_clean = pst_guard_events(tables);
+	pst_note_legacy(tables, is_clean);
 
 	ereport(NOTICE,
 			(errmsg("counting into table %s, events in table %s", tables->stats_name, tables->events_name)));

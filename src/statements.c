@@ -24,10 +24,6 @@ typedef uint32 CounterMask;
 
 #define NMASKS (1 << PST_NCOUNTERS)
 
-static const char *const column_names[PST_NCOUNTERS] = {
-	"view_count", "copy_count", "fork_count"
-};
-
 /* Where statements find a delta: as parameters, or as a row d */
 static const char *const of_params[PST_NCOUNTERS] = {"$2", "$3", "$4"};
 static const char *const of_row[PST_NCOUNTERS] = {"d.views", "d.copies", "d.forks"};
@@ -66,7 +62,7 @@ append_assignments(StringInfo sql, const PstTables *tables, CounterMask mask,
 		if (!(mask & (1 << c)))
 			continue;
 		appendStringInfo(sql, "%s%s = COALESCE(s.%s, 0) OPERATOR(pg_catalog.+) %s",
-						 separator, column_names[c], column_names[c], delta[c]);
+						 separator, pst_counter_name(c), pst_counter_name(c), delta[c]);
 		separator = ", ";
 	}
 	if (tables->sets_updated_at)
@@ -86,7 +82,7 @@ append_room(StringInfo sql, const PstTables *tables, CounterMask mask,
 			continue;
 		appendStringInfo(sql, "%sCOALESCE(s.%s, 0) OPERATOR(pg_catalog.<=) "
 						 "(" INT64_FORMAT " OPERATOR(pg_catalog.-) GREATEST(%s, 0))",
-						 separator, column_names[c], tables->counter_max[c], delta[c]);
+						 separator, pst_counter_name(c), tables->counter_max[c], delta[c]);
 		separator = " AND ";
 	}
 }

@@ -2,11 +2,9 @@
  * tables.c
  *		Which two tables we count in, their shape, and a cache of both.
  *
- * The tables belong to the application; no dependency ties them to us.  They
- * are those that prompt_stats_setup() wrote into prompt_stats_internal.config, or else
- * "prompt_stats" and "prompt_events" in the schema of the extension.  What we
- * learn of them is cached until the server says that one of them, or a schema,
- * has changed (inval.c).
+ * The tables belong to the application; no dependency ties them to us.  Which they are says
+ * choice.c.  What we learn of them is cached until the server says that one of them, or a
+ * schema, has changed (inval.c).
  */
 #include "prompt_stats.h"
 
@@ -28,6 +26,7 @@
 #include "miscadmin.h"
 #include "nodes/nodeFuncs.h"
 #include "nodes/readfuncs.h"
+#include "parser/parse_coerce.h"
 #include "rewrite/prs2lock.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
@@ -51,123 +50,6 @@ static uint64 invalidations = 0;
 
 PG_FUNCTION_INFO_V1(prompt_stats_tables);
 
-/* ---- finding the tables ---- */
-
-static bool
-table_exists(Oid table)
-{
-	return OidIsValid(table) && SearchSysCacheExists1(RELOID, ObjectIdGetDatum(table));
-}
-
-/* What prompt_stats_setup() has chosen; see prompt_stats_internal.config */
-typedef struct Choice
-{
-	Oid			events;
-	Oid			stats;
-	NameData	events_name;
-	NameData	stats_name;
-} Choice;
-
-/* There must be one; if it is dropped while we wait for its lock, another, or the error that says so */
-static Relation
-open_config(void)
-{
-	Relation	rel;
-
-	do
-		cached_config = pst_own_table("config");
-	while ((rel = try_relation_open(cached_config, AccessShareLock)) == NULL);
-	return rel;
-}
-
-/* Zeros where nothing has been chosen yet; columns (events, stats, events_name, stats_name) */
-static void
-read_config(Choice *choice)
-{
-	Relation	rel = open_config();
-	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, NULL, 0, NULL);
-	HeapTuple	row = systable_getnext(scan);
-
-	memset(choice, 0, sizeof(*choice));
-	if (HeapTupleIsValid(row))
-	{
-		TupleDesc	desc = RelationGetDescr(rel);
-		bool		isnull;
-
-		choice->events = DatumGetObjectId(heap_getattr(row, 1, desc, &isnull));
-		choice->stats = DatumGetObjectId(heap_getattr(row, 2, desc, &isnull));
-		choice->events_name = *DatumGetName(heap_getattr(row, 3, desc, &isnull));
-		choice->stats_name = *DatumGetName(heap_getattr(row, 4, desc, &isnull));
-	}
-	systable_endscan(scan);
-	table_close(rel, AccessShareLock);
-}
-
-/* A table of that name that may be ours unasked */
-static Oid
-find_unasked(const char *name, Oid schema)
-{
-	Oid			table = get_relname_relid(name, schema);
-
-	return OidIsValid(table) && get_rel_relkind(table) == RELKIND_RELATION && !pst_is_strangers(table) ?
-		table : InvalidOid;
-}
-
-/* Also what is no table, for the error that says so */
-static Oid
-find_usual(const char *name, Oid schema)
-{
-	Oid			table = get_relname_relid(name, schema);
-
-	return OidIsValid(table) && get_rel_relkind(table) == RELKIND_RELATION ? find_unasked(name, schema) : table;
-}
-
-/*
- * The chosen table, wherever it was moved.  Where it was renamed and another stands in its
- * place, as tools that rewrite a table do it, it is the other.  Without another, one that was
- * chosen under a name of its own is followed; one of the usual name is gone, and may come back
- * under that name.
- */
-static Oid
-find_table(Oid chosen, const char *name, const char *usual, Oid home)
-{
-	if (table_exists(chosen))
-	{
-		Oid			other;
-
-		if (strcmp(get_rel_name(chosen), name) == 0)
-			return chosen;
-		other = find_unasked(name, get_rel_namespace(chosen));
-		if (OidIsValid(other))
-			return other;
-		if (strcmp(name, usual) != 0)
-			return chosen;
-	}
-	return find_usual(usual, home);
-}
-
-static void
-find_tables(PstTables *tables)
-{
-	Choice		choice;
-
-	read_config(&choice);
-	tables->schema = pst_extension_schema();
-	tables->events = find_table(choice.events, NameStr(choice.events_name), "prompt_events", tables->schema);
-	tables->stats = find_table(choice.stats, NameStr(choice.stats_name), "prompt_stats", tables->schema);
-}
-
-/* Without a look at their shape, which may be one that can't be used; InvalidOid: none */
-void
-pst_find_chosen(Oid *events, Oid *stats)
-{
-	PstTables	tables;
-
-	find_tables(&tables);
-	*events = tables.events;
-	*stats = tables.stats;
-}
-
 static void
 print_names(Relation rel, char *name, char *path)
 {
@@ -184,26 +66,27 @@ print_names(Relation rel, char *name, char *path)
 static void
 check_is_table(Relation rel, const char *name)
 {
+	List	   *children;
+
 	if (rel->rd_rel->relkind != RELKIND_RELATION ||
 		rel->rd_rel->relpersistence == RELPERSISTENCE_TEMP)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("%s is not an ordinary table", name),
 				 errdetail("Views, foreign, partitioned and temporary tables can't be used."),
-				 errhint("Rename it, as in ALTER %s %s RENAME TO %s; then run prompt_stats_setup(), or pass it another table.",
-						 rel->rd_rel->relkind == RELKIND_VIEW ? "VIEW" :
-						 rel->rd_rel->relkind == RELKIND_MATVIEW ? "MATERIALIZED VIEW" :
-						 rel->rd_rel->relkind == RELKIND_FOREIGN_TABLE ? "FOREIGN TABLE" : "TABLE",
-						 name,
-						 quote_identifier(psprintf("%s_old", RelationGetRelationName(rel))))));
+				 rel->rd_rel->relpersistence == RELPERSISTENCE_TEMP ?
+				 errhint("Name a table that stays.") :
+				 errhint("Put a table with its rows in its place, with %s", pst_replace_with_table(rel))));
 
 	/* The flag outlives the last child (pg_inherits.c) */
-	if (rel->rd_rel->relhassubclass &&
-		find_inheritance_children(RelationGetRelid(rel), NoLock) != NIL)
+	if (!rel->rd_rel->relhassubclass)
+		return;
+	children = find_inheritance_children(RelationGetRelid(rel), NoLock);
+	if (children != NIL)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("table %s has inheritance children", name),
-				 errhint("Detach each child with ALTER TABLE ... NO INHERIT %s.", name)));
+				 errhint("Detach them, with%s", pst_detach_children(rel, children))));
 }
 
 static Form_pg_attribute
@@ -240,18 +123,24 @@ need_column(Relation rel, const char *name, const char *column, const char *type
 	return attr;
 }
 
+/* "mend" is a statement, or NULL where we can't know one */
 static void
-bad_column_type(Form_pg_attribute attr, const char *name, const char *wanted,
-				const char *mend)
+bad_column_type(Form_pg_attribute attr, const char *name, const char *wanted, const char *mend)
 {
-	const char *column = NameStr(attr->attname);
-
 	ereport(ERROR,
 			(errcode(ERRCODE_DATATYPE_MISMATCH),
 			 errmsg("column \"%s\" of table %s is of type %s, not %s",
-					column, name, format_type_be(attr->atttypid), wanted),
-			 errhint("Change it with ALTER TABLE %s ALTER COLUMN %s TYPE %s USING %s::%s;",
-					 name, column, mend, column, mend)));
+					NameStr(attr->attname), name, format_type_be(attr->atttypid), wanted),
+			 mend != NULL ?
+			 errhint("Change it with %s", mend) :
+			 errhint("Make it text that says 'view', 'copy', 'fork' or 'compare_add': only you know which of its values means what.")));
+}
+
+static const char *
+alter_type(Relation rel, const char *column, const char *type)
+{
+	return pst_alteration(RelationGetRelid(rel), column,
+						  psprintf("ALTER COLUMN %s TYPE %s USING %s::%s", column, type, column, type));
 }
 
 static Form_pg_attribute
@@ -260,7 +149,9 @@ need_id_column(Relation rel, const char *name, const char *column, PstIdKind *ki
 	Form_pg_attribute attr = need_column(rel, name, column, "uuid");
 
 	if (!pst_id_kind_of(attr->atttypid, kind))
-		bad_column_type(attr, name, "uuid, bigint, integer, text or varchar", "text");
+		bad_column_type(attr, name, "uuid, bigint, integer, text or varchar",
+						pst_alter_ids(rel, column, getBaseType(attr->atttypid),
+									  TypeCategory(attr->atttypid) == TYPCATEGORY_NUMERIC ? "bigint" : "text"));
 	*type = pst_id_column(attr->atttypid, attr->atttypmod);
 	return attr;
 }
@@ -274,7 +165,7 @@ need_counter(Relation rel, const char *name, const char *column, AttrNumber *num
 	if (getBaseType(attr->atttypid) == INT8OID)
 		return PG_INT64_MAX;
 	if (getBaseType(attr->atttypid) != INT4OID)
-		bad_column_type(attr, name, "bigint or integer", "bigint");
+		bad_column_type(attr, name, "bigint or integer", alter_type(rel, column, "bigint"));
 	return PG_INT32_MAX;
 }
 
@@ -299,7 +190,8 @@ no_unique_key(const char *name)
 			(errcode(ERRCODE_INVALID_COLUMN_REFERENCE),
 			 errmsg("table %s has no unique key on prompt_id", name),
 			 errdetail("Without one a prompt could have several rows, and a count would go to all of them."),
-			 errhint("Add one with ALTER TABLE %s ADD UNIQUE (prompt_id);", name)));
+			 errhint("Merge the rows of each prompt, and add one: %s ALTER TABLE %s ADD UNIQUE (prompt_id);",
+					 pst_merge_rows(name), name)));
 }
 
 static void
@@ -537,17 +429,27 @@ read_stats(Relation rel, PstTables *tables)
 	tables->prompts = referenced_table(rel, id->attnum, false, &tables->prompts_key);
 }
 
+/* Texts and enums; a number would become a text that is no kind of event */
+static bool
+says_words(Oid type)
+{
+	char		category = TypeCategory(type);
+
+	return category == TYPCATEGORY_STRING || category == TYPCATEGORY_ENUM;
+}
+
 static void
 check_event_type(Relation rel, const char *name)
 {
-	Form_pg_attribute attr = need_column(rel, name, "event_type", "text NOT NULL");
+	Form_pg_attribute attr = need_column(rel, name, "event_type", "text");
 	int32		typmod = attr->atttypmod;
 	Oid			type = getBaseTypeAndTypmod(attr->atttypid, &typmod);
 
 	if (type != TEXTOID && type != VARCHAROID)
-		bad_column_type(attr, name, "text or varchar", "text");
+		bad_column_type(attr, name, "text or varchar",
+						says_words(attr->atttypid) ? alter_type(rel, "event_type", "text") : NULL);
 	if (typmod >= 0 && typmod < (int32) (VARHDRSZ + strlen("compare_add")))
-		bad_column_type(attr, name, "wide enough for 'compare_add'", "text");
+		bad_column_type(attr, name, "wide enough for 'compare_add'", alter_type(rel, "event_type", "text"));
 }
 
 static void
@@ -567,7 +469,7 @@ read_events(Relation rel, PstTables *tables)
 	if (OidIsValid(tables->stats) && tables->event_id_kind != tables->id_kind)
 		bad_column_type(id, name, psprintf("%s as in %s", pst_id_name(tables->id_kind),
 										   tables->stats_name),
-						pst_id_name(tables->id_kind));
+						pst_alter_ids(rel, "prompt_id", getBaseType(id->atttypid), pst_id_name(tables->id_kind)));
 
 	created_at = find_column(rel, "created_at");
 	tables->fills_created_at = created_at != NULL && !created_at->atthasdef;
@@ -646,7 +548,9 @@ static bool
 find_and_read(PstTables *fresh, bool with_events)
 {
 	memset(fresh, 0, sizeof(*fresh));
-	find_tables(fresh);
+	fresh->schema = pst_extension_schema();
+	cached_config = pst_own_table("config");
+	pst_find_tables(fresh);
 	if (OidIsValid(fresh->stats) && !read_table(fresh->stats, read_stats, fresh))
 		return false;
 	if (!with_events)
@@ -711,16 +615,6 @@ get_stats(Oid function)
 	return &cached;
 }
 
-/* A table that anybody may have made is not counted in unasked */
-static void
-check_no_stranger(const char *name, Oid schema)
-{
-	Oid			table = get_relname_relid(name, schema);
-
-	if (OidIsValid(table))
-		pst_stranger_error(table);
-}
-
 static void
 missing_table(const char *name, Oid schema)
 {
@@ -729,7 +623,7 @@ missing_table(const char *name, Oid schema)
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("table \"%s\" does not exist", name)));
 
-	check_no_stranger(name, schema);
+	pst_check_no_stranger(name);
 	ereport(ERROR,
 			(errcode(ERRCODE_UNDEFINED_TABLE),
 			 errmsg("table \"%s\" does not exist", name),

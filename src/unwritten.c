@@ -264,7 +264,8 @@ pst_hidden_row_error(const PstTables *tables, Datum id)
 	ereport(ERROR,
 			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 			 errmsg("could not count prompt %s in table %s", pst_show_id(id, tables->id_kind), tables->stats_name),
-			 errdetail("The policies of the table keep its row from the owner of the table.")));
+			 errdetail("The policies of the table keep its row from the owner of the table."),
+			 errhint("Release the owner with ALTER TABLE %s NO FORCE ROW LEVEL SECURITY;", tables->stats_name)));
 }
 
 /* Found, locked, and with room */

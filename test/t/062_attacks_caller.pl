@@ -163,7 +163,8 @@ foreach my $case ([ 'site', 'caller' ], [ 'site', 'neighbour' ], [ 'site', 'pres
 		'', "$role, $kind: administration is for the owner of the tables");
 }
 
-# Everything in its own schema, with arguments that are null
+# Everything in its own schema, with arguments that are null.  A row of them is
+# refused where others could be inserted; 009 tries these.
 sub try_internals
 {
 	my ($where, $role, $name) = @_;
@@ -180,7 +181,7 @@ sub try_internals
 	foreach my $function (@$functions)
 	{
 		my $outcome = outcome($connection->query($function->[1]));
-		push @wrong, "$function->[0]: $outcome" if $function->[0] !~ /live_rows\(\)|status_row\(\)/ && $outcome ne '42501';
+		push @wrong, "$function->[0]: $outcome" if $function->[0] !~ /live_rows\(\)|status_row\(\)/ && $outcome !~ /^42501$|^22004$/;
 	}
 	foreach my $table (map { $_->[0] } @$relations)
 	{
@@ -193,7 +194,7 @@ sub try_internals
 			"CREATE POLICY p ON $table", "DROP TABLE $table", "COMMENT ON TABLE $table IS 'mine'")
 		{
 			my $outcome = outcome($connection->query($sql));
-			push @wrong, "$sql: $outcome" if $outcome !~ /^42501$|^42703$/;
+			push @wrong, "$sql: $outcome" if $outcome !~ /^42501$|^42703$|^23502$/;
 		}
 	}
 	foreach my $sql ("CREATE TABLE $INTERNAL.t ()", "CREATE FUNCTION $INTERNAL.live_rows(text) RETURNS int LANGUAGE sql AS 'SELECT 1'", "CREATE VIEW $INTERNAL.v AS SELECT 1",
