@@ -210,6 +210,7 @@ try_to_insert(Fold *fold, PstDeltas *deltas, void (*insert) (Fold *, PstDeltas *
 	uint64		written = fold->written;
 	ErrorData  *error;
 
+	trial.deltas.size = deltas->len;
 	trial.deltas.items = palloc(deltas->len * sizeof(PstDelta));
 	memcpy(trial.deltas.items, deltas->items, deltas->len * sizeof(PstDelta));
 	error = pst_attempt(run_trial, &trial);
@@ -253,7 +254,7 @@ insert_again(Fold *fold, PstDeltas *deltas, void (*insert) (Fold *, PstDeltas *)
 		PstDeltas	delta = *deltas;
 
 		delta.items = &item;
-		delta.len = 1;
+		delta.len = delta.size = 1;
 		insert_one(fold, &delta, insert);
 		if (delta.len > 0)
 			deltas->items[left++] = item;
