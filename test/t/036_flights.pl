@@ -252,6 +252,20 @@ wait_for_flusher();
 	}
 	is(sql('SELECT count(*) FROM prompt_stats WHERE prompt_id BETWEEN 32 AND 99 AND copy_count = 2 * prompt_id AND view_count = 0'), 68, 'the others have theirs');
 
+	# One that fails after its group was folded: the flusher takes it back
+	wait_for_flusher();
+	my @ids = (61 .. 70);
+	my $list = 'ARRAY[' . join(', ', @ids) . ']';
+	my $groups = status('groups');
+	$holder->query("SET fail_commit.run = ''");
+	is(outcome($holder->query("SET LOCAL prompt_stats.durability = 'group'; SET LOCAL fail_commit.now = on; SELECT increment_prompt_views($list, 7)")), '38000',
+		'a commit that fails after the fold');
+	soon("SELECT groups >= $groups + 2 FROM prompt_stats_status", 'is followed by another fold');
+	is(sql("SELECT max(view_count) FROM prompt_stats WHERE prompt_id = ANY ($list)"), 0, 'which takes it back');
+	is(outcome($holder->query("SET LOCAL prompt_stats.durability = 'group'; SELECT increment_prompt_views($list, 7)")), 'ok', 'the session counts on');
+	is(sql("SELECT min(view_count), max(view_count) FROM prompt_stats WHERE prompt_id = ANY ($list)"), '7|7', 'exactly');
+	$holder->query(q(SET fail_commit.run = 'SELECT pg_advisory_xact_lock_shared(11)'));
+
 	# A flusher that is to go waits for it
 	wait_for_flusher();
 	$gate->query('SELECT pg_advisory_lock(11)');
@@ -271,6 +285,52 @@ wait_for_flusher();
 	$node->append_conf('postgresql.conf', 'prompt_stats.flusher = on');
 	$node->reload;
 	soon("SELECT setting = 'on' FROM pg_settings WHERE name = 'prompt_stats.flusher'", 'on again');
+}
+
+# ---- what a trigger sets in the flusher ends with its transaction; so does what it locks
+
+{
+	sql(q(
+		CREATE TABLE found (mode text, work_mem text, datestyle text, locks bigint);
+		CREATE FUNCTION leave_behind() RETURNS trigger LANGUAGE plpgsql AS $$
+		BEGIN
+			INSERT INTO public.found SELECT current_setting('prompt_stats.durability'), current_setting('work_mem'), current_setting('datestyle'),
+				(SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid() AND locktype = 'advisory');
+			PERFORM set_config('work_mem', '123kB', false), set_config('datestyle', 'German', false),
+				set_config('prompt_stats.durability', 'transaction', false), pg_advisory_lock(42);
+			RETURN NEW;
+		END $$;
+		CREATE TRIGGER leave_behind BEFORE UPDATE ON prompt_stats FOR EACH ROW WHEN (NEW.prompt_id = 80) EXECUTE FUNCTION leave_behind();
+	));
+	wait_for_flusher();
+	my $pid = status('flusher_pid');
+	for (1 .. 3)
+	{
+		sql('SELECT increment_prompt_views(80)');
+		is(flush(), 'ok', 'flushed');
+	}
+	is(sql('SELECT count(*), count(DISTINCT (mode, work_mem, datestyle)), max(locks) FROM found'), '3|1|0', 'each time it finds the same');
+	is(sql("SELECT count(*) FROM found WHERE work_mem = '123kB' OR datestyle ~ 'German' OR mode = 'transaction'"), 0, 'and nothing of its own');
+	is(sql("SELECT count(*) FROM pg_locks WHERE pid = $pid AND locktype = 'advisory'"), 0, 'nor does a lock stay');
+}
+
+# ---- a session that hears of another table between its count and its commit
+
+{
+	sql('CREATE TABLE other_stats (LIKE prompt_stats INCLUDING ALL)');
+	my $counter = session();
+	foreach my $mode (qw(async group))
+	{
+		wait_for_flusher();
+		$counter->query("BEGIN; SET LOCAL prompt_stats.durability = '$mode'; SELECT increment_prompt_views(ARRAY[71, 72, 73, 74, 75, 76, 77, 78, 79])");
+		sql("SELECT prompt_stats_setup('prompt_events', 'other_stats')");
+		is(outcome($counter->query('SELECT view_count FROM get_prompt_stats(71)')), 'ok', "$mode: it reads the other one");
+		is(outcome($counter->query('COMMIT')), 'ok', "$mode: it commits");
+		sql("SELECT prompt_stats_setup('prompt_events', 'prompt_stats')");
+		is(flush(), 'ok', "$mode: flushed");
+	}
+	is(sql('SELECT min(view_count), max(view_count) FROM prompt_stats WHERE prompt_id BETWEEN 71 AND 79'), '2|2', 'counted in the table of the call');
+	is(sql('SELECT count(*) FROM other_stats'), 0, 'not in the other one');
 }
 
 # ---- many calls of mixed durability: the strongest, also when they are summed up
