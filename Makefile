@@ -128,7 +128,10 @@ REGRESS = \
 	ids_compare \
 	savepoints \
 	rows_that_vanish \
-	pages_stay
+	pages_stay \
+	scope \
+	rules_and_triggers \
+	created_tables
 ISOLATION = \
 	count_one_row \
 	turns \
