@@ -9,7 +9,6 @@
 #include "miscadmin.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
-#include "utils/guc.h"
 #include "utils/lsyscache.h"
 
 /* Validating reads the table under an exclusive lock: at once only where that is quick */
@@ -39,8 +38,7 @@ find_checks(void *arg)
 	};
 
 	pst_enter_settings();
-	(void) set_config_option("quote_all_identifiers", "off", PGC_USERSET, PGC_S_SESSION,
-							 GUC_ACTION_SAVE, true, 0, false);
+	pst_set_in_level("quote_all_identifiers", "off");
 	(void) pst_run("SELECT c.conname, c.convalidated, " PST_CHECK_IS_ENFORCED " AND"
 				   " pg_catalog.regexp_replace(pg_catalog.pg_get_expr(c.conbin, c.conrelid), $2,"
 				   " ''::pg_catalog.text, 'g'::pg_catalog.text) OPERATOR(pg_catalog.=) $3"

@@ -24,7 +24,6 @@
 #include "nodes/params.h"
 #include "storage/bufmgr.h"
 #include "utils/builtins.h"
-#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 
@@ -104,14 +103,11 @@ plan_for_ranges(void)
 
 	pst_enter_settings();
 	for (size_t i = 0; i < lengthof(off); i++)
-		(void) set_config_option(off[i], "off", PGC_USERSET, PGC_S_SESSION,
-								 GUC_ACTION_SAVE, true, 0, false);
-	(void) set_config_option("max_parallel_workers_per_gather", "0", PGC_USERSET,
-							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+		pst_set_in_level(off[i], "off");
+	pst_set_in_level("max_parallel_workers_per_gather", "0");
 
 	/* A list of ids is hashed only where it is a constant (clauses.c) */
-	(void) set_config_option("plan_cache_mode", "force_custom_plan", PGC_USERSET,
-							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	pst_set_in_level("plan_cache_mode", "force_custom_plan");
 }
 
 static PstScope

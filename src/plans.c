@@ -14,9 +14,7 @@
  */
 #include "prompt_stats.h"
 
-#include "jit/jit.h"
 #include "miscadmin.h"
-#include "optimizer/cost.h"
 #include "optimizer/planner.h"
 #include "utils/memutils.h"
 #include "utils/plancache.h"
@@ -108,52 +106,21 @@ is_ours(const char *query)
 	return pst_finds_keys() || (running > 0 && (InNoForceRLSOperation() || is_saved(query)));
 }
 
-typedef struct Planner
-{
-	bool		seqscan;
-	bool		indexscan;
-	bool		tidscan;
-	bool		nestloop;
-	bool		memoize;
-	bool		jit;
-} Planner;
-
-static const Planner by_key = {
-	.indexscan = true,
-	.tidscan = true,
-	.nestloop = true
-};
-
-/* Returns what was set before */
-static Planner
-set_planner(Planner wanted)
-{
-	Planner		was = {enable_seqscan, enable_indexscan, enable_tidscan, enable_nestloop, enable_memoize, jit_enabled};
-
-	enable_seqscan = wanted.seqscan;
-	enable_indexscan = wanted.indexscan;
-	enable_tidscan = wanted.tidscan;
-	enable_nestloop = wanted.nestloop;
-	enable_memoize = wanted.memoize;
-	jit_enabled = wanted.jit;
-	return was;
-}
-
+/* Rows are found in the index of the key */
 static PlannedStmt *
 plan_for_any_size(planner_hook_type plan, Query *parse, const char *query, int options, ParamListInfo params)
 {
-	Planner		was = set_planner(by_key);
-	PlannedStmt *result = NULL;
+	static const char *const on[] = {"enable_indexscan", "enable_tidscan", "enable_nestloop"};
+	static const char *const off[] = {"enable_seqscan", "enable_memoize", "jit"};
+	int			level = pst_begin_level();
+	PlannedStmt *result;
 
-	PG_TRY();
-	{
-		result = plan(parse, query, options, params);
-	}
-	PG_FINALLY();
-	{
-		(void) set_planner(was);
-	}
-	PG_END_TRY();
+	for (size_t i = 0; i < lengthof(on); i++)
+		pst_set_in_level(on[i], "on");
+	for (size_t i = 0; i < lengthof(off); i++)
+		pst_set_in_level(off[i], "off");
+	result = plan(parse, query, options, params);
+	pst_end_level(level);
 	return result;
 }
 

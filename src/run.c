@@ -223,8 +223,27 @@ show_cursors(PstScope *scope, bool failed)
 
 /* ---- the scope of an owner ---- */
 
-static void
-set_in_scope(const char *name, const char *value)
+/*
+ * A level of settings, whose end undoes what was set in it, by us and by the code of others.
+ * In the session of a caller no variable of a setting may be written by hand while such code
+ * runs, because what the code sets would be put back to the value that was written.
+ */
+int
+pst_begin_level(void)
+{
+	return NewGUCNestLevel();
+}
+
+void
+pst_end_level(int level)
+{
+	/* false: also a plain SET made inside ends here */
+	AtEOXact_GUC(false, level);
+}
+
+/* Until the end of the level; an error ends it, too */
+void
+pst_set_in_level(const char *name, const char *value)
 {
 	(void) set_config_option(name, value, PGC_SUSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 }
@@ -242,14 +261,14 @@ pst_enter_settings(void)
 		return;
 	if (!scope->is_flusher)
 		hide_cursors(scope);
-	scope->guc_level = NewGUCNestLevel();
-	set_in_scope("search_path", scope->path);
+	scope->guc_level = pst_begin_level();
+	pst_set_in_level("search_path", scope->path);
 	if (!row_security)
-		set_in_scope("row_security", "on");
+		pst_set_in_level("row_security", "on");
 	if (SessionReplicationRole != SESSION_REPLICATION_ROLE_ORIGIN)
-		set_in_scope("session_replication_role", "origin");
+		pst_set_in_level("session_replication_role", "origin");
 	if (scope->lock_timeout != NULL)
-		set_in_scope("lock_timeout", scope->lock_timeout);
+		pst_set_in_level("lock_timeout", scope->lock_timeout);
 }
 
 /* Are we in the scope of an owner?  refuse.c asks. */
@@ -305,9 +324,8 @@ leave_scope(PstScope *scope)
 {
 	if (OidIsValid(scope->writes))
 		set_constraints(scope->writes, true);
-	/* false: also a plain SET made inside ends here */
 	if (scope->guc_level > 0)
-		AtEOXact_GUC(false, scope->guc_level);
+		pst_end_level(scope->guc_level);
 	show_cursors(scope, false);
 	current = scope->outer;
 	SetUserIdAndSecContext(scope->userid, scope->sec_context);

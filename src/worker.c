@@ -52,6 +52,7 @@
 #include "utils/timeout.h"
 #include "utils/timestamp.h"
 
+#define LOCK_TIMEOUT_TEXT	"500ms"
 #define IDLE_CHECK_MS		500
 #define IDLE_MS				2000	/* it goes, after that */
 #define ABANDONED_MS		1000	/* the same where no session is left */
@@ -168,11 +169,16 @@ at_flusher_event(XactEvent event, void *arg)
 	}
 }
 
-/* Undoes what a trigger has set in a transaction before, and StartTransaction() has read */
+/*
+ * Undoes what a trigger has set in a transaction before, and StartTransaction() has read.  What
+ * overrides is not reset by the server (guc.c: ResetAllOptions), but lock_timeout is written by
+ * hand in some folds, so that a SET may have kept such a value.
+ */
 static void
 reset_settings(void)
 {
 	ResetAllOptions();
+	SetConfigOption("lock_timeout", LOCK_TIMEOUT_TEXT, PGC_SUSET, PGC_S_OVERRIDE);
 	set_sync_commit();
 	XactReadOnly = false;
 	XactIsoLevel = XACT_READ_COMMITTED;
@@ -468,7 +474,7 @@ override_settings(void)
 		{"session_replication_role", "origin"},
 		{"statement_timeout", "0"},
 		{"transaction_timeout", "0"},
-		{"lock_timeout", "500ms"},
+		{"lock_timeout", LOCK_TIMEOUT_TEXT},
 		{"idle_in_transaction_session_timeout", "0"},
 		{"row_security", "on"},
 	};

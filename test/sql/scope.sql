@@ -132,9 +132,25 @@ SELECT count(*) FROM done;
 COMMIT;
 SELECT note FROM done ORDER BY at;
 
+-- what it sets while a statement is planned, too, in which the planner has settings of its own
+SET ROLE regress_shop;
+CREATE FUNCTION set_planner() RETURNS bigint LANGUAGE plpgsql AS $$
+BEGIN
+	PERFORM set_config(name, setting, false) FROM pg_settings WHERE name IN ('enable_seqscan', 'enable_indexscan', 'enable_tidscan',
+		'enable_nestloop', 'enable_memoize', 'jit', 'lock_timeout', 'statement_timeout', 'work_mem');
+	RETURN 0;
+END $$;
+CREATE FUNCTION evil() RETURNS bigint IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN public.set_planner(); END';
+CREATE STATISTICS evil ON (view_count + evil()), copy_count FROM prompt_stats;
+CREATE INDEX evil ON prompt_stats (fork_count) WHERE fork_count < evil();
+RESET ROLE;
+CREATE TEMP TABLE before AS SELECT name, setting, source FROM pg_settings;
+SELECT increment_prompt_views(3), increment_prompt_copies(ARRAY[1, 3, 5, 6]);
+SELECT count(*) AS changed FROM before b JOIN pg_settings s USING (name) WHERE (b.setting, b.source) IS DISTINCT FROM (s.setting, s.source);
+
 DROP FUNCTION told;
 DROP EXTENSION prompt_stats;
 DROP TABLE prompt_stats, prompt_events, prompts, todo, done, later, of_the_session;
-DROP FUNCTION act, note_user;
+DROP FUNCTION act, note_user, evil, set_planner;
 REVOKE CREATE ON SCHEMA public FROM regress_shop;
 DROP ROLE regress_shop;
