@@ -62,14 +62,19 @@ OBJS = \
 	src/choice.o \
 	src/tables.o \
 	src/run.o \
+	src/plans.o \
 	src/refuse.o \
 	src/extension.o \
 	src/ids.o \
 	src/deltas.o \
 	src/owner.o \
+	src/hints.o \
 	src/direct.o \
+	src/statements.o \
+	src/unwritten.o \
 	src/fold.o \
 	src/functions.o \
+	src/correct.o \
 	src/events.o \
 	src/read.o \
 	src/attempt.o \
@@ -83,6 +88,8 @@ OBJS = \
 	src/checks.o \
 	src/setup.o \
 	src/reroute.o \
+	src/preflight.o \
+	src/rights.o \
 	src/verify.o \
 	src/tally.o \
 	src/shmem.o \
@@ -104,14 +111,27 @@ REGRESS = \
 	setup \
 	counting \
 	errors \
+	arguments \
+	correct \
 	transactions \
 	durability \
 	privileges \
+	written \
+	plans \
 	adopt \
 	migrate \
 	migrate_owners \
 	hardening \
-	direct
+	direct \
+	preflight \
+	rights \
+	ids_compare \
+	savepoints \
+	rows_that_vanish \
+	pages_stay \
+	scope \
+	rules_and_triggers \
+	created_tables
 ISOLATION = \
 	count_one_row \
 	turns \
@@ -119,10 +139,18 @@ ISOLATION = \
 	array_insert_race \
 	insert_race \
 	read_replaced \
+	other_keys \
+	dropped \
+	direct_isolation \
 	group_and_locks \
 	migrate_batches \
 	track_and_recount \
-	setup_locks
+	setup_locks \
+	touch \
+	correct_rows \
+	lock_order \
+	repeatable_read \
+	schema_renamed
 
 # Tests lie in test/, since sql/ holds the install scripts; expected/ lies here,
 # where pg_regress looks by itself.  Its isolation twin looks in output_iso/.

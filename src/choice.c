@@ -19,6 +19,7 @@
 
 #include "access/genam.h"
 #include "access/htup_details.h"
+#include "access/relation.h"
 #include "access/table.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_type.h"
@@ -83,11 +84,23 @@ take_choice(Choice *choice, Datum *values, bool *nulls)
 	choice->migration = nulls[MIGRATION] ? NULL : TextDatumGetCString(values[MIGRATION]);
 }
 
+/* There must be one; if it is dropped while we wait for its lock, another, or the error that says so */
+static Relation
+open_config(void)
+{
+	Relation	rel;
+
+	do
+		rel = try_relation_open(pst_own_table("config"), AccessShareLock);
+	while (rel == NULL);
+	return rel;
+}
+
 /* False where nothing has been chosen yet */
 static bool
-read_choice(Oid config, Choice *choice)
+read_choice(Choice *choice)
 {
-	Relation	rel = table_open(config, AccessShareLock);
+	Relation	rel = open_config();
 	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, NULL, 0, NULL);
 	HeapTuple	row = systable_getnext(scan);
 	bool		found = HeapTupleIsValid(row);
@@ -199,11 +212,11 @@ find_unchosen(const Place *place, Oid home)
 
 /* InvalidOid: none */
 static void
-find_both(Oid config, Oid home, Oid *events, Oid *stats)
+find_both(Oid home, Oid *events, Oid *stats)
 {
 	Choice		choice;
 
-	if (read_choice(config, &choice))
+	if (read_choice(&choice))
 	{
 		*events = find_table(&choice.events, "prompt_events", home);
 		*stats = find_table(&choice.stats, "prompt_stats", home);
@@ -217,16 +230,16 @@ find_both(Oid config, Oid home, Oid *events, Oid *stats)
 }
 
 void
-pst_find_tables(Oid config, PstTables *tables)
+pst_find_tables(PstTables *tables)
 {
-	find_both(config, tables->schema, &tables->events, &tables->stats);
+	find_both(tables->schema, &tables->events, &tables->stats);
 }
 
 /* Without a look at their shape, which may be one that can't be used; InvalidOid: none */
 void
 pst_find_chosen(Oid *events, Oid *stats)
 {
-	find_both(pst_own_table("config"), pst_extension_schema(), events, stats);
+	find_both(pst_extension_schema(), events, stats);
 }
 
 static void
@@ -248,7 +261,7 @@ pst_check_no_stranger(const char *usual)
 	Choice		choice;
 	const Place *place;
 
-	if (!read_choice(pst_own_table("config"), &choice))
+	if (!read_choice(&choice))
 		take_default(&choice);
 	place = strcmp(usual, "prompt_events") == 0 ? &choice.events : &choice.stats;
 	check_no_stranger_in(pst_extension_schema(), usual, &choice);
@@ -271,8 +284,9 @@ pst_check_may_choose(Oid events, Oid stats)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("permission denied to choose the tables of extension prompt_stats"),
-				 errhint("Grant the right to create in its schema, with GRANT CREATE ON SCHEMA %s.",
-						 quote_identifier(get_namespace_name(schema)))));
+				 errhint("Grant the right to create in its schema, with GRANT CREATE ON SCHEMA %s TO %s;",
+						 quote_identifier(get_namespace_name(schema)),
+						 quote_identifier(GetUserNameFromId(GetUserId(), false)))));
 	chosen.events = events;
 	chosen.stats = stats;
 	pst_check_owner(&chosen);
@@ -350,7 +364,7 @@ pst_choose(Oid events, Oid stats)
 
 	pst_find_chosen(&chosen_events, &chosen_stats);
 	if (chosen_events == events && chosen_stats == stats)
-		(void) read_choice(pst_own_table("config"), &choice);
+		(void) read_choice(&choice);
 	insert_choice(events, stats, choice.migration);
 }
 
@@ -360,7 +374,7 @@ pst_get_migration(void)
 {
 	Choice		choice = {.migration = NULL};
 
-	(void) read_choice(pst_own_table("config"), &choice);
+	(void) read_choice(&choice);
 	return choice.migration;
 }
 

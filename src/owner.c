@@ -136,8 +136,8 @@ pst_stranger_error(Oid table, const char *events_name, const char *stats_name)
 					 home, events, *events && *stats ? ", " : "", stats)));
 }
 
-static void
-check_owns(Oid table)
+void
+pst_check_owner_of(Oid table)
 {
 	if (OidIsValid(table) && !pst_owns_table(table, GetUserId()))
 		ereport(ERROR,
@@ -151,6 +151,6 @@ check_owns(Oid table)
 void
 pst_check_owner(const PstTables *tables)
 {
-	check_owns(tables->stats);
-	check_owns(tables->events);
+	pst_check_owner_of(tables->stats);
+	pst_check_owner_of(tables->events);
 }

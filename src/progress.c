@@ -11,6 +11,7 @@
 #include "catalog/pg_type.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
+#include "utils/lsyscache.h"
 
 /* Batches exclude each other; taken before any row is locked */
 void
@@ -48,7 +49,8 @@ check_mode(const char *mode, bool keep)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("a migration with mode => '%s' is under way", mode),
-				 errhint("Finish it first, with CALL prompt_stats_migrate(mode => '%s');", mode)));
+				 errhint("Finish it first, with CALL %s.prompt_stats_migrate(mode => '%s');",
+						 quote_identifier(get_namespace_name(pst_extension_schema())), mode)));
 }
 
 void

@@ -188,7 +188,7 @@ SELECT try('SELECT prompt_stats_setup()');
 SELECT increment_prompt_views('{00000000-0000-0000-0000-000000000003}'), increment_prompt_views(ARRAY['{00000000-0000-0000-0000-000000000003}']);
 SELECT track_prompt_fork('{00000000-0000-0000-0000-000000000003}', '{00000000-0000-0000-0000-000000000003}');
 SELECT view_count, fork_count FROM get_prompt_stats('{00000000-0000-0000-0000-000000000003}');
-SELECT try('SELECT increment_prompt_views(''{00000000-0000-0000-0000-000000000003,00000000-0000-0000-0000-000000000004}'')') ~ '^22P02 an array literal';
+SELECT try('SELECT get_prompt_stats(''{00000000-0000-0000-0000-000000000003,00000000-0000-0000-0000-000000000004}'')') ~ '^22P02 an array literal';
 SELECT try('SELECT increment_prompt_views(''{0000000000000000000000000000000000,1}'')') ~ '^22P02 ';
 
 DROP EXTENSION prompt_stats;
@@ -337,7 +337,7 @@ DECLARE
 	total bigint := 0;
 BEGIN
 	FOR i IN 1 .. 1000 LOOP
-		moved := prompt_stats_migrate_batch(size, mode);
+		moved := prompt_stats_migrate_batch(size, mode, accept => '{delete trigger}');
 		total := total + moved;
 		COMMIT;
 		EXIT WHEN moved = 0;

@@ -169,7 +169,7 @@ BEGIN
 END $$;
 CREATE TRIGGER event BEFORE DELETE ON site.prompt_events FOR EACH ROW EXECUTE FUNCTION site.look_at_event();
 RESET ROLE;
-CALL ext.prompt_stats_migrate();
+CALL ext.prompt_stats_migrate(accept => '{delete trigger}');
 TABLE ext.look;
 TABLE site.prompt_stats ORDER BY 1;
 TRUNCATE site.seen;

@@ -145,7 +145,9 @@ Attacks::as($open, 'admin', 'DROP EXTENSION prompt_stats',
 
 my @ADMINISTRATION = ('prompt_stats_setup()', q(prompt_stats_setup('site.prompt_events', 'site.prompt_stats')), q(prompt_stats_setup('calls.prompt_events', 'calls.prompt_stats')),
 	'prompt_stats_enable_compat()', 'prompt_stats_teardown()', 'prompt_stats_migrate_batch()', q(prompt_stats_migrate_batch(1, 'keep')), 'prompt_stats_migrate_finish()',
-	'prompt_stats_recount_forks()', 'prompt_stats_recount_forks(lower => true)', 'prompt_stats_verify()');
+	'prompt_stats_recount_forks()', 'prompt_stats_recount_forks(lower => true)', 'prompt_stats_verify()',
+	'prompt_stats_setup(touch => true)', 'prompt_stats_preflight()', q(prompt_stats_preflight('site.prompt_events', 'site.prompt_stats')),
+	q(prompt_stats_allow('caller')), q(prompt_stats_deny('shop')), q(prompt_stats_allow('public')));
 sub outcome { my ($result) = @_; return $result->{sqlstate} // $result->{outcome} }
 
 foreach my $case ([ 'site', 'caller' ], [ 'site', 'neighbour' ], [ 'site', 'press' ], [ 'site', 'clerk' ], [ 'open', 'caller' ])
