@@ -536,6 +536,15 @@ foreach my $mode (qw(origin replica))
 		'public|prompt_events|public|s', "$mode: names are those of the tables");
 }
 
+# Where they are gone, none is chosen, and it is said
+new_database('copy', bare_extension({}));
+like(works('tables that are gone', 'psql', '-Xq', '-d', connection('copy'), '-c',
+		choice('4294967290', '4294967291', q('public', 'prompt_events', 'public', 'prompt_stats'))),
+	qr/WARNING:  no tables are chosen.*HINT:  Choose others with SELECT public\.prompt_stats_setup\(\);/s, 'tables that are gone: it is said');
+is(sql('copy', 'SELECT count(*) FROM prompt_stats_internal.config'), 0, 'tables that are gone: none is chosen');
+sql('copy', 'SELECT public.prompt_stats_setup()');
+is(sql('copy', 'SELECT events, stats FROM prompt_stats_internal.config'), 'prompt_events|prompt_stats', 'tables that are gone: the hint mends it');
+
 # ---- what the row says of a migration ----
 
 sub migration_of { my ($db) = @_; return sql($db, 'SELECT migration FROM prompt_stats_internal.config'); }
