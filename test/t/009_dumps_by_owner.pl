@@ -518,17 +518,32 @@ refused('no choice: a first one', 'mallory', $attempts{'his own tables'}, qr/per
 is(admin('copy', 'TABLE prompt_stats_internal.config'), '', 'no choice: none was made');
 sql('copy', 'CREATE TABLE prompt_events (prompt_id uuid, user_id uuid, event_type text);'
 	. 'CREATE TABLE s (prompt_id uuid PRIMARY KEY, view_count bigint, copy_count bigint, fork_count bigint);');
+admin('copy', 'ALTER TABLE prompt_stats_internal.config DISABLE TRIGGER ALL');
+refused('no choice: a place that is not his', 'app', choice('public.prompt_events', 'public.s', q('site', 'prompt_events', 'site', 's')),
+	qr/permission denied to choose tables by places where they are not/);
+admin('copy', 'ALTER TABLE prompt_stats_internal.config ENABLE TRIGGER ALL');
 sql('copy', choice('public.prompt_events', 'public.s'));
 is(admin('copy', 'SELECT events, stats FROM tools.prompt_stats_tables()'), 'prompt_events|s', 'no choice: the owner of the database has one');
 refused('no choice: after him', 'mallory', $attempts{'his own tables'}, qr/must be owner of table/);
 
 # What a row remembers beside the tables is what is so
+new_database('copy', 'CREATE EXTENSION prompt_stats');
+sql('copy', 'ALTER TABLE prompt_stats RENAME TO s; SELECT prompt_stats_setup(NULL, $$s$$)');
 foreach my $mode (qw(origin replica))
 {
 	admin('copy', "SET session_replication_role = $mode; " . choice('public.prompt_events', 'public.s', q('site', 'gone', 'site', 'gone')));
 	is(admin('copy', 'SELECT events_schema, events_name, stats_schema, stats_name FROM prompt_stats_internal.config'),
 		'public|prompt_events|public|s', "$mode: names are those of the tables");
 }
+
+# Where they are gone, none is chosen, and it is said
+new_database('copy', bare_extension({}));
+like(works('tables that are gone', 'psql', '-Xq', '-d', connection('copy'), '-c',
+		choice('4294967290', '4294967291', q('public', 'prompt_events', 'public', 'prompt_stats'))),
+	qr/WARNING:  no tables are chosen.*HINT:  Choose others with SELECT public\.prompt_stats_setup\(\);/s, 'tables that are gone: it is said');
+is(sql('copy', 'SELECT count(*) FROM prompt_stats_internal.config'), 0, 'tables that are gone: none is chosen');
+sql('copy', 'SELECT public.prompt_stats_setup()');
+is(sql('copy', 'SELECT events, stats FROM prompt_stats_internal.config'), 'prompt_events|prompt_stats', 'tables that are gone: the hint mends it');
 
 # ---- what the row says of a migration ----
 
