@@ -59,16 +59,22 @@ MODULE_big = prompt_stats
 OBJS = \
 	src/prompt_stats.o \
 	src/guc.o \
+	src/choice.o \
 	src/tables.o \
 	src/run.o \
+	src/plans.o \
 	src/refuse.o \
 	src/extension.o \
 	src/ids.o \
 	src/deltas.o \
 	src/owner.o \
+	src/hints.o \
 	src/direct.o \
+	src/statements.o \
+	src/unwritten.o \
 	src/fold.o \
 	src/functions.o \
+	src/correct.o \
 	src/events.o \
 	src/read.o \
 	src/attempt.o \
@@ -82,6 +88,8 @@ OBJS = \
 	src/checks.o \
 	src/setup.o \
 	src/reroute.o \
+	src/preflight.o \
+	src/rights.o \
 	src/verify.o \
 	src/tally.o \
 	src/shmem.o \
@@ -103,14 +111,20 @@ REGRESS = \
 	setup \
 	counting \
 	errors \
+	arguments \
+	correct \
 	transactions \
 	durability \
 	privileges \
+	written \
+	plans \
 	adopt \
 	migrate \
 	migrate_owners \
 	hardening \
 	direct \
+	preflight \
+	rights \
 	ids_compare \
 	savepoints \
 	rows_that_vanish \
@@ -125,10 +139,15 @@ ISOLATION = \
 	array_insert_race \
 	insert_race \
 	read_replaced \
+	other_keys \
+	dropped \
+	direct_isolation \
 	group_and_locks \
 	migrate_batches \
 	track_and_recount \
 	setup_locks \
+	touch \
+	correct_rows \
 	lock_order \
 	repeatable_read \
 	schema_renamed

@@ -2,7 +2,7 @@
  * attempt.c
  *		Trying something that may fail.
  */
-#include "migrate.h"
+#include "prompt_stats.h"
 
 #include "access/xact.h"
 #include "utils/resowner.h"

@@ -291,3 +291,63 @@ pst_validate_checks(const PstTables *tables)
 	SPI_finish();
 	return result;
 }
+
+static char *
+migrate_call(const char *migration)
+{
+	return psprintf("%s.prompt_stats_migrate(%s)", quote_identifier(get_namespace_name(pst_extension_schema())),
+					strcmp(migration, "due") == 0 ? "" : psprintf("mode => '%s'", migration));
+}
+
+static void
+drop_check(const PstTables *tables, const PstCheck *check, const char *migration)
+{
+	Alteration	alteration = {
+		.tables = tables,
+		.sql = psprintf("ALTER TABLE %s DROP CONSTRAINT %s", tables->events_name, quote_identifier(check->name)),
+		.purpose = "drop",
+		.detail = "The rows to be restored may violate it.",
+		.hint = "Restore without -j."
+	};
+
+	alter_events(&alteration);
+	ereport(WARNING,
+			(errmsg("dropped check %s of table %s", quote_identifier(check->name), tables->events_name),
+			 errdetail("The dump may bring view and copy rows, which violate it."),
+			 errhint("When they are restored, make it again with CALL %s;", migrate_call(migration))));
+}
+
+static bool
+is_empty(const PstTables *tables)
+{
+	bool		isnull;
+
+	(void) pst_run_on_table(tables->events, psprintf("SELECT NOT EXISTS (SELECT FROM ONLY %s)", tables->events_name),
+							0, NULL, NULL);
+	return DatumGetBool(pst_get_field(0, 1, &isnull));
+}
+
+/*
+ * For the rows of a half-migrated database, if its schema is restored before its data: the
+ * server checks each row that is inserted, whether the check is valid or not.  Where rows
+ * are there already, as in a parallel restore, the check came after them.
+ */
+void
+pst_make_way_for_legacy(Oid events, const char *migration)
+{
+	PstTables	tables = {.events = events};
+	List	   *checks;
+	ListCell   *lc;
+
+	SPI_connect();
+	strlcpy(tables.events_name, pst_qualified_name(events), sizeof(tables.events_name));
+	checks = list_checks(&tables);
+	foreach(lc, checks)
+	{
+		PstCheck   *check = lfirst(lc);
+
+		if (check->is_ours && is_empty(&tables))
+			drop_check(&tables, check, migration);
+	}
+	SPI_finish();
+}

@@ -36,20 +36,31 @@ get_insert_plan(const PstTables *tables)
 	return &insert_plan;
 }
 
-/* False where a trigger suppressed the row */
+static void
+event_context(void *arg)
+{
+	PstTables  *tables = arg;
+
+	pst_hint_at_event_error(tables->events);
+	pst_write_context(tables->events_name);
+}
+
+/* False where a trigger suppressed the row; nothing else may */
 static bool
 insert_event(const PstTables *tables, Datum *values, const char *nulls)
 {
 	bool		inserted;
 
-	ErrorContextCallback context = {error_context_stack, pst_write_context,
-	unconstify(PstTables *, tables)->events_name};
+	ErrorContextCallback context = {error_context_stack, event_context,
+	unconstify(PstTables *, tables)};
 
 	error_context_stack = &context;
 	SPI_connect();
 	inserted = pst_run_as_caller(get_insert_plan(tables), values, nulls, false) > 0;
 	SPI_finish();
 	error_context_stack = context.previous;
+	if (!inserted)
+		pst_check_event_vetoed(tables);
 	return inserted;
 }
 

@@ -95,10 +95,11 @@ missing_error(const char *name)
 Oid
 pst_own_table(const char *name)
 {
+	Oid			extension = find_extension().oid;
 	Oid			schema = get_namespace_oid(INTERNAL_SCHEMA, true);
 	Oid			table = OidIsValid(schema) ? get_relname_relid(name, schema) : InvalidOid;
 
-	if (!OidIsValid(table) || getExtensionOfObject(RelationRelationId, table) != find_extension().oid)
+	if (!OidIsValid(table) || getExtensionOfObject(RelationRelationId, table) != extension)
 		missing_error(name);
 	return table;
 }

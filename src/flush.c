@@ -153,14 +153,17 @@ fold_unlocked(const PstTables *tables)
 	for (int i = 0; i < nflights; i++)
 	{
 		pst_init_deltas(&units[i], tables, 1);
-		read_hold(tables, &flights[i], &units[i]);
 		verdicts[i] = PST_VERDICT_FOLDED;
+		if (flights[i].in_air)
+			read_hold(tables, &flights[i], &units[i]);
+		else
+			left_over = true;	/* a correction has it */
 	}
 	pst_fold_units(tables, units, verdicts, nflights, in_haste);
 	in_haste = false;
 	for (int i = 0; i < nflights; i++)
 	{
-		if (verdicts[i] == PST_VERDICT_FOLDED)
+		if (verdicts[i] == PST_VERDICT_FOLDED || !flights[i].in_air)
 			continue;
 		pst_turn_back(&flights[i], no_tries);
 		if (verdicts[i] == PST_VERDICT_RETURNED)
@@ -182,7 +185,12 @@ fold_whole(const PstTables *tables)
 
 	pst_init_deltas(&deltas, tables, nflights);
 	for (int i = 0; i < nflights; i++)
-		read_hold(tables, &flights[i], &deltas);
+	{
+		if (flights[i].in_air)
+			read_hold(tables, &flights[i], &deltas);
+		else
+			left_over = true;	/* a correction has it */
+	}
 	PG_TRY();
 	{
 		LockTimeout = BRIEF_LOCK_MS;
@@ -256,8 +264,9 @@ reject(PstHold *hold, int code, const char *reason)
 	static TimestampTz complained = 0;
 	PstTries	left = {.ended = Min(hold->tries.ended, ENDED_IN_COMPANY)};
 
-	pst_reject(pst_served, hold, left, reason);
-	if (pst_may_complain(&complained))
+	if (!pst_reject(pst_served, hold, left, reason))
+		left_over = true;		/* a correction has it */
+	else if (pst_may_complain(&complained))
 		ereport(LOG,
 				(errcode(code),
 				 errmsg("rejected counts of prompt %s: %s", print_key(&hold->key), reason),
@@ -528,6 +537,7 @@ pst_flush_pending(void)
 	pst_begin_cycle(pst_served, &cycle);
 	while ((n = pst_gather(pst_served, &cycle, gathered, MAX_GATHERED)) > 0)
 		flush_gathered(n);
+	left_over |= pst_was_claimed(pst_served, &cycle);
 	pst_tidy_partitions(pst_served, false);
 	MemoryContextSwitchTo(caller);
 	if (left_over)

@@ -17,32 +17,24 @@
  * each other in a circle.  Only where a trigger chooses the row that an insertion goes to they
  * can, as any two upserts can.
  *
- * Every statement leaves a row alone whose counter would not fit its column.
+ * Every statement (statements.c) leaves a row alone whose counter would not fit its column.
  * Whatever it left out is looked at again, and is an error then: a set is added
  * whole, or the transaction fails.  Only a trigger of the table that returns NULL
- * can have its row left out, as with any UPDATE.
- *
- * An UPDATE sets only the counters that its deltas touch, for the sake of HOT and
- * of UPDATE OF triggers.
+ * can have its row left out, as with any UPDATE; what else could is in unwritten.c.
  */
 #include "prompt_stats.h"
 
 #include "access/htup_details.h"
 #include "access/xact.h"
-#include "catalog/pg_type.h"
 #include "common/hashfn.h"
 #include "miscadmin.h"
 #include "storage/lmgr.h"
 #include "storage/lock.h"
 #include "storage/proc.h"
+#include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/rls.h"
 #include "utils/timestamp.h"
-
-/* A set of counters, a bit each */
-typedef uint32 CounterMask;
-
-#define NMASKS (1 << PST_NCOUNTERS)
 
 /* Milliseconds */
 #define HASTY_LOCK_MS	1		/* for a row that is locked; less is not to be
@@ -52,291 +44,37 @@ typedef uint32 CounterMask;
 /* In the tag of a lock, where SQL's advisory locks have 1 or 2 (lockfuncs.c) */
 #define TURN			3
 
+/* For rows that others delete and insert meanwhile */
+#define ATTEMPTS		3
+
 static const char *const column_names[PST_NCOUNTERS] = {
 	"view_count", "copy_count", "fork_count"
 };
 
-/* Where statements find a delta: as parameters, or as a row d */
-static const char *const of_params[PST_NCOUNTERS] = {"$2", "$3", "$4"};
-static const char *const of_row[PST_NCOUNTERS] = {"d.views", "d.copies", "d.forks"};
-#define DELTA_ROWS \
-	"ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), pg_catalog.unnest($3)," \
-	" pg_catalog.unnest($4)) AS d(id, views, copies, forks)"
-
-/* Saved plans; what updates, for each set of counters */
-static PstPlan update_one_plans[NMASKS];
-static PstPlan update_many_plans[NMASKS];
-static PstPlan upsert_plans[NMASKS];
-static PstPlan insert_plan;
-static PstPlan find_plan;
-static PstPlan lock_plan;
-static PstPlan skip_locked_plan;
-static PstPlan look_plan;
-
 /* Until then the flusher folds with care */
 static TimestampTz calm_until = 0;
 
-/* ---- statements ---- */
-
-static void
-append_assignments(StringInfo sql, const PstTables *tables, CounterMask mask,
-				   const char *const *delta)
+const char *
+pst_counter_name(PstCounter counter)
 {
-	const char *separator = "";
-
-	for (int c = 0; c < PST_NCOUNTERS; c++)
-	{
-		if (!(mask & (1 << c)))
-			continue;
-		appendStringInfo(sql, "%s%s = COALESCE(s.%s, 0) OPERATOR(pg_catalog.+) %s",
-						 separator, column_names[c], column_names[c], delta[c]);
-		separator = ", ";
-	}
-	if (tables->sets_updated_at)
-		appendStringInfoString(sql, ", updated_at = pg_catalog.now()");
+	return column_names[counter];
 }
 
-/* True for rows whose counters have room for the delta */
-static void
-append_room(StringInfo sql, const PstTables *tables, CounterMask mask,
-			const char *const *delta)
+/* In a copy of what we know of the table: a trigger that counts may load it anew */
+typedef struct Fold
 {
-	const char *separator = "";
+	PstTables	tables;
+	PstDeltas  *deltas;
+	int			len;			/* of deltas, at first */
+	Datum		first;
+	Datum		last;
+	bool		takes_all;		/* what a trigger leaves out is an error */
+	uint64		written;
+	PstWriting	writing;
+	ErrorContextCallback context;
+} Fold;
 
-	for (int c = 0; c < PST_NCOUNTERS; c++)
-	{
-		if (!(mask & (1 << c)))
-			continue;
-		appendStringInfo(sql, "%sCOALESCE(s.%s, 0) OPERATOR(pg_catalog.<=) "
-						 "(" INT64_FORMAT " OPERATOR(pg_catalog.-) GREATEST(%s, 0))",
-						 separator, column_names[c], tables->counter_max[c], delta[c]);
-		separator = " AND ";
-	}
-}
-
-static void
-build_update_one(StringInfo sql, const PstTables *tables, CounterMask mask)
-{
-	appendStringInfo(sql, "UPDATE ONLY %s AS s SET ", tables->stats_name);
-	append_assignments(sql, tables, mask, of_params);
-	appendStringInfoString(sql, " WHERE s.prompt_id OPERATOR(pg_catalog.=) $1 AND ");
-	append_room(sql, tables, mask, of_params);
-}
-
-static void
-build_update_many(StringInfo sql, const PstTables *tables, CounterMask mask)
-{
-	appendStringInfo(sql, "UPDATE ONLY %s AS s SET ", tables->stats_name);
-	append_assignments(sql, tables, mask, of_row);
-	appendStringInfoString(sql, " FROM " DELTA_ROWS
-						   " WHERE s.prompt_id OPERATOR(pg_catalog.=) d.id AND ");
-	append_room(sql, tables, mask, of_row);
-}
-
-/* Columns that are not named take their default; a correction starts from 0 */
-static void
-build_insert(StringInfo sql, const PstTables *tables)
-{
-	bool		set = tables->sets_updated_at;
-
-	appendStringInfo(sql, "INSERT INTO %s AS s (prompt_id, view_count, copy_count, fork_count%s)"
-					 " SELECT d.id, GREATEST(d.views, 0), GREATEST(d.copies, 0), GREATEST(d.forks, 0)%s"
-					 " FROM " DELTA_ROWS " ON CONFLICT (prompt_id) DO NOTHING"
-					 " RETURNING s.prompt_id::pg_catalog.%s",
-					 tables->stats_name,
-					 set ? ", updated_at" : "",
-					 set ? ", pg_catalog.now()" : "",
-					 pst_type_name(tables->id_kind));
-}
-
-/*
- * For one row, where a trigger may store it under another id, or as it likes: what is added to
- * a row that is there is the delta, not what the trigger made of it.
- */
-static void
-build_upsert(StringInfo sql, const PstTables *tables, CounterMask mask)
-{
-	bool		set = tables->sets_updated_at;
-
-	appendStringInfo(sql, "INSERT INTO %s AS s (prompt_id, view_count, copy_count, fork_count%s)"
-					 " VALUES ($1, GREATEST($2, 0), GREATEST($3, 0), GREATEST($4, 0)%s)"
-					 " ON CONFLICT (prompt_id) DO UPDATE SET ",
-					 tables->stats_name,
-					 set ? ", updated_at" : "",
-					 set ? ", pg_catalog.now()" : "");
-	append_assignments(sql, tables, mask, of_params);
-}
-
-static void
-build_find(StringInfo sql, const PstTables *tables)
-{
-	appendStringInfo(sql, "SELECT s.prompt_id::pg_catalog.%s FROM ONLY %s AS s"
-					 " WHERE s.prompt_id OPERATOR(pg_catalog.=) ANY ($1)",
-					 pst_type_name(tables->id_kind), tables->stats_name);
-}
-
-static void
-build_lock(StringInfo sql, const PstTables *tables)
-{
-	build_find(sql, tables);
-	appendStringInfoString(sql, " ORDER BY s.prompt_id FOR NO KEY UPDATE");
-}
-
-/* The counters, too: is there room? */
-static void
-build_look(StringInfo sql, const PstTables *tables)
-{
-	appendStringInfo(sql, "SELECT s.prompt_id::pg_catalog.%s, s.view_count::pg_catalog.int8,"
-					 " s.copy_count::pg_catalog.int8, s.fork_count::pg_catalog.int8"
-					 " FROM ONLY %s AS s WHERE s.prompt_id OPERATOR(pg_catalog.=) ANY ($1)",
-					 pst_type_name(tables->id_kind), tables->stats_name);
-}
-
-static void
-build_skip_locked(StringInfo sql, const PstTables *tables)
-{
-	build_look(sql, tables);
-	appendStringInfoString(sql, " ORDER BY s.prompt_id FOR NO KEY UPDATE SKIP LOCKED");
-}
-
-/* ---- saved plans ---- */
-
-/* A statement over the arrays that make_delta_arrays() makes, or the first of them */
-static void
-save_array_plan(PstPlan *plan, const PstTables *tables, const char *sql)
-{
-	Oid			types[] = {get_array_type(pst_id_type(tables->id_kind)),
-	INT8ARRAYOID, INT8ARRAYOID, INT8ARRAYOID};
-
-	pst_save_plan(plan, sql, lengthof(types), types);
-}
-
-/* The statements over what run_for_one() passes */
-static PstPlan *
-get_one_plan(PstPlan *plan, const PstTables *tables, CounterMask mask,
-			 void (*build) (StringInfo, const PstTables *, CounterMask))
-{
-	if (plan->prepared == NULL)
-	{
-		StringInfoData sql;
-		Oid			types[] = {pst_id_type(tables->id_kind), INT8OID, INT8OID, INT8OID};
-
-		initStringInfo(&sql);
-		build(&sql, tables, mask);
-		pst_save_plan(plan, sql.data, lengthof(types), types);
-	}
-	return plan;
-}
-
-static PstPlan *
-get_many_plan(const PstTables *tables, CounterMask mask)
-{
-	PstPlan    *plan = &update_many_plans[mask];
-
-	if (plan->prepared == NULL)
-	{
-		StringInfoData sql;
-
-		initStringInfo(&sql);
-		build_update_many(&sql, tables, mask);
-		save_array_plan(plan, tables, sql.data);
-	}
-	return plan;
-}
-
-/* The statements that are the same for every set of counters */
-static PstPlan *
-get_plan(PstPlan *plan, const PstTables *tables,
-		 void (*build) (StringInfo, const PstTables *))
-{
-	if (plan->prepared == NULL)
-	{
-		StringInfoData sql;
-
-		initStringInfo(&sql);
-		build(&sql, tables);
-		save_array_plan(plan, tables, sql.data);
-	}
-	return plan;
-}
-
-/* ---- running them ---- */
-
-static CounterMask
-touched_by(const PstDelta *delta)
-{
-	CounterMask mask = 0;
-
-	for (int c = 0; c < PST_NCOUNTERS; c++)
-		if (delta->n[c] != 0)
-			mask |= 1 << c;
-	return mask;
-}
-
-static CounterMask
-touched_counters(const PstDeltas *deltas)
-{
-	CounterMask mask = 0;
-
-	for (int i = 0; i < deltas->len; i++)
-		mask |= touched_by(&deltas->items[i]);
-	return mask;
-}
-
-/* As the four arrays that DELTA_ROWS unnests */
-static void
-make_delta_arrays(const PstDeltas *deltas, Datum *arrays)
-{
-	Datum	   *numbers = palloc(deltas->len * sizeof(Datum));
-
-	arrays[0] = PointerGetDatum(pst_ids_of(deltas));
-	for (int c = 0; c < PST_NCOUNTERS; c++)
-	{
-		for (int i = 0; i < deltas->len; i++)
-			numbers[i] = Int64GetDatum(deltas->items[i].n[c]);
-		arrays[1 + c] = PointerGetDatum(construct_array(numbers, deltas->len, INT8OID,
-														sizeof(int64), FLOAT8PASSBYVAL,
-														TYPALIGN_DOUBLE));
-	}
-}
-
-static uint64
-run_for_one(PstPlan *plan, const PstDelta *delta)
-{
-	Datum		values[1 + PST_NCOUNTERS] = {delta->id};
-
-	for (int c = 0; c < PST_NCOUNTERS; c++)
-		values[1 + c] = Int64GetDatum(delta->n[c]);
-	return pst_run_plan(plan, values, NULL, false);
-}
-
-static uint64
-update_one(const PstTables *tables, const PstDelta *delta)
-{
-	CounterMask mask = touched_by(delta);
-
-	return run_for_one(get_one_plan(&update_one_plans[mask], tables, mask, build_update_one), delta);
-}
-
-static uint64
-upsert_one(const PstTables *tables, const PstDelta *delta)
-{
-	CounterMask mask = touched_by(delta);
-
-	return run_for_one(get_one_plan(&upsert_plans[mask], tables, mask, build_upsert), delta);
-}
-
-/* Returns how many rows were written */
-static uint64
-update(const PstTables *tables, const PstDeltas *deltas)
-{
-	Datum		arrays[1 + PST_NCOUNTERS];
-
-	if (deltas->len == 1)
-		return update_one(tables, deltas->items);
-	make_delta_arrays(deltas, arrays);
-	return pst_run_plan(get_many_plan(tables, touched_counters(deltas)), arrays, NULL, false);
-}
+/* ---- room ---- */
 
 static void
 overflow_error(const PstTables *tables, PstCounter counter, Datum id, int64 value,
@@ -354,9 +92,12 @@ overflow_error(const PstTables *tables, PstCounter counter, Datum id, int64 valu
 					   value, n, is_int ? "integer" : "bigint",
 					   tables->counter_max[counter]),
 			 is_int ?
-			 errhint("Widen it with ALTER TABLE %s ALTER COLUMN %s TYPE bigint;",
-					 tables->stats_name, column_names[counter]) :
-			 errhint("Correct the counter, or count fewer at once.")));
+			 errhint("Widen it with %s",
+					 pst_alteration(tables->stats, column_names[counter],
+									psprintf("ALTER COLUMN %s TYPE bigint", column_names[counter]))) :
+			 errhint("Set the counters of this prompt to zero, with SELECT %s.prompt_stats_reset(%s);",
+					 quote_identifier(get_namespace_name(pst_extension_schema())),
+					 quote_literal_cstr(pst_print_id(id, tables->id_kind)))));
 }
 
 /* Before anything is changed: a missing row's counters start from 0 */
@@ -374,10 +115,7 @@ check_deltas_fit(const PstTables *tables, const PstDeltas *deltas)
 static void
 check_counters_fit(const PstTables *tables, const PstDeltas *deltas)
 {
-	Datum		arrays[1 + PST_NCOUNTERS];
-
-	make_delta_arrays(deltas, arrays);
-	(void) pst_run_plan(get_plan(&look_plan, tables, build_look), arrays, NULL, false);
+	pst_look_at_rows(tables, deltas);
 	for (uint64 row = 0; row < SPI_processed; row++)
 	{
 		HeapTuple	tuple = SPI_tuptable->vals[row];
@@ -396,65 +134,7 @@ check_counters_fit(const PstTables *tables, const PstDeltas *deltas)
 	}
 }
 
-/*
- * Runs a statement that finds ids among the deltas; moves the deltas that it finds
- * into "found", and leaves the others.  Returns the number of rows.
- */
-static uint64
-move_found(PstPlan *plan, const PstTables *tables, Datum *arrays, PstDeltas *deltas,
-		   PstDeltas *found)
-{
-	bool	   *hits = palloc0(Max(deltas->len, 1) * sizeof(bool));
-	int			left = 0;
-	uint64		processed = pst_run_plan(plan, arrays, NULL, false);
-
-	for (uint64 row = 0; row < processed; row++)
-	{
-		bool		isnull;
-		Datum		id = SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc,
-									   1, &isnull);
-		PstDelta   *delta = pst_find_delta(deltas, id);
-
-		if (delta != NULL)
-			hits[delta - deltas->items] = true;
-	}
-	SPI_freetuptable(SPI_tuptable);
-
-	pst_init_deltas(found, tables, deltas->len);
-	for (int i = 0; i < deltas->len; i++)
-	{
-		if (hits[i])
-			found->items[found->len++] = deltas->items[i];
-		else
-			deltas->items[left++] = deltas->items[i];
-	}
-	deltas->len = left;
-	return processed;
-}
-
-/* Moves the deltas of rows that are there */
-static void
-move_existing(const PstTables *tables, PstDeltas *deltas, PstDeltas *existing)
-{
-	Datum		arrays[1 + PST_NCOUNTERS];
-
-	make_delta_arrays(deltas, arrays);
-	(void) move_found(get_plan(&find_plan, tables, build_find), tables, arrays, deltas, existing);
-}
-
-static uint64
-insert_rows(const PstTables *tables, PstDeltas *deltas)
-{
-	PstDeltas	inserted;
-	Datum		arrays[1 + PST_NCOUNTERS];
-	uint64		processed;
-
-	make_delta_arrays(deltas, arrays);
-	processed = move_found(get_plan(&insert_plan, tables, build_insert), tables, arrays, deltas, &inserted);
-	if (processed != (uint64) inserted.len)
-		elog(ERROR, "table %s has stored a row under another id", tables->stats_name);
-	return processed;
-}
+/* ---- rows that are missing ---- */
 
 /* The error context of an upsert */
 typedef struct Upsert
@@ -479,127 +159,226 @@ upsert_context(void *arg)
  * What it lets through is counted, in whatever row; what it returns NULL for is not, as with
  * any INSERT.
  */
-static uint64
-upsert_rows(const PstTables *tables, PstDeltas *deltas)
+static void
+upsert_rows(Fold *fold, PstDeltas *deltas)
 {
-	Upsert		upsert = {.tables = tables};
+	Upsert		upsert = {.tables = &fold->tables};
 	ErrorContextCallback context = {error_context_stack, upsert_context, &upsert};
-	uint64		written = 0;
 
 	error_context_stack = &context;
 	for (int i = 0; i < deltas->len; i++)
 	{
+		uint64		written;
+
 		upsert.delta = &deltas->items[i];
-		written += upsert_one(tables, upsert.delta);
+		written = pst_upsert_row(&fold->tables, upsert.delta);
+		if (written == 0 && fold->takes_all)
+			pst_veto_error(&fold->tables, upsert.delta->id);
+		fold->written += written;
 	}
 	error_context_stack = context.previous;
 	deltas->len = 0;
-	return written;
 }
 
-/* Inserts rows for the deltas that have none; these are done, and leave the set */
-static uint64
-insert_missing(const PstTables *tables, PstDeltas *deltas)
+static void
+insert_rows(Fold *fold, PstDeltas *deltas)
 {
-	PstDeltas	existing;
-	uint64		written = 0;
+	fold->written += pst_insert_rows(&fold->tables, deltas);
+}
 
-	move_existing(tables, deltas, &existing);
+/* An insertion that may fail and be undone */
+typedef struct Trial
+{
+	Fold	   *fold;
+	void		(*insert) (Fold *, PstDeltas *);
+	PstDeltas	deltas;
+} Trial;
+
+static void
+run_trial(void *arg)
+{
+	Trial	   *trial = arg;
+
+	trial->insert(trial->fold, &trial->deltas);
+}
+
+/* False where a key was in the way: then nothing was inserted, and the set is as it was */
+static bool
+try_to_insert(Fold *fold, PstDeltas *deltas, void (*insert) (Fold *, PstDeltas *))
+{
+	Trial		trial = {.fold = fold,.insert = insert,.deltas = *deltas};
+	uint64		written = fold->written;
+	ErrorData  *error;
+
+	trial.deltas.size = deltas->len;
+	trial.deltas.items = palloc(deltas->len * sizeof(PstDelta));
+	memcpy(trial.deltas.items, deltas->items, deltas->len * sizeof(PstDelta));
+	error = pst_attempt(run_trial, &trial);
+	if (error == NULL)
+	{
+		*deltas = trial.deltas;
+		return true;
+	}
+	if (error->sqlerrcode != ERRCODE_UNIQUE_VIOLATION && error->sqlerrcode != ERRCODE_EXCLUSION_VIOLATION)
+		ReThrowError(error);
+	FreeErrorData(error);
+	fold->written = written;
+	return false;
+}
+
+/* By itself, and in the end without a net */
+static void
+insert_one(Fold *fold, PstDeltas *delta, void (*insert) (Fold *, PstDeltas *))
+{
+	for (int attempt = 1; attempt < ATTEMPTS; attempt++)
+		if (try_to_insert(fold, delta, insert))
+			return;
+	insert(fold, delta);
+}
+
+/*
+ * An insertion can name one key whose conflicts it takes for a row that is there.  Who inserts
+ * the same prompt at the same time may be met in another key, which is an error,
+ * though the next attempt finds his row.
+ */
+static void
+insert_again(Fold *fold, PstDeltas *deltas, void (*insert) (Fold *, PstDeltas *))
+{
+	int			left = 0;
+
+	if (try_to_insert(fold, deltas, insert))
+		return;
+	for (int i = 0; i < deltas->len; i++)
+	{
+		PstDelta	item = deltas->items[i];
+		PstDeltas	delta = *deltas;
+
+		delta.items = &item;
+		delta.len = delta.size = 1;
+		insert_one(fold, &delta, insert);
+		if (delta.len > 0)
+			deltas->items[left++] = item;
+	}
+	deltas->len = left;
+}
+
+/* These are done, and leave the set; those who have a row by now stay */
+static void
+insert_any(Fold *fold, PstDeltas *deltas, bool is_last_attempt)
+{
+	const PstTables *tables = &fold->tables;
+	void		(*insert) (Fold *, PstDeltas *) = tables->alters_inserts ? upsert_rows : insert_rows;
+
+	pst_check_no_insert_rule(tables);
+	if (tables->has_other_keys && (tables->alters_inserts || tables->has_late_keys))
+		insert_again(fold, deltas, insert);
+	else if (tables->has_other_keys && !is_last_attempt)
+		fold->written += pst_insert_free_rows(tables, deltas);
+	else
+		insert(fold, deltas);
+}
+
+/* Inserts rows for the deltas that have none */
+static void
+insert_missing(Fold *fold, bool is_last_attempt)
+{
+	PstDeltas  *deltas = fold->deltas;
+	PstDeltas	existing;
+
+	pst_move_existing(&fold->tables, deltas, &existing);
 	if (deltas->len > 0)
-		written = tables->alters_inserts ? upsert_rows(tables, deltas) : insert_rows(tables, deltas);
+		insert_any(fold, deltas, is_last_attempt);
 	for (int i = 0; i < existing.len; i++)
 		pst_append_delta(deltas, &existing.items[i]);
 	pst_merge_deltas(deltas);
-	return written;
+}
+
+/* ---- rows that are there ---- */
+
+/* Their rows are locked, have room, and were not updated */
+static void
+check_vetoed(const PstTables *tables, const PstDeltas *left_out, bool takes_all)
+{
+	if (left_out->len == 0)
+		return;
+	if (!tables->may_veto)
+		pst_unwritten_error(tables, left_out->items[0].id);
+	if (takes_all)
+		pst_veto_error(tables, left_out->items[0].id);
 }
 
 /*
  * Where a trigger may leave a row out, the others can't be told from those without room
  * afterwards.
  */
-static uint64
-update_locked(const PstTables *tables, PstDeltas *locked)
+static void
+update_locked(Fold *fold, PstDeltas *locked)
 {
-	uint64		written;
+	const PstTables *tables = &fold->tables;
 
 	if (tables->runs_code)
 		check_counters_fit(tables, locked);
-	written = update(tables, locked);
-	if (written < (uint64) locked->len && !tables->runs_code)
+	fold->written += pst_update_rows(tables, locked);
+	if (locked->len > 0 && !tables->runs_code)
 		check_counters_fit(tables, locked);
-	return written;
+	check_vetoed(tables, locked, fold->takes_all);
 }
 
 /* Locks the rows of the deltas, and updates them; these are done, and leave the set */
-static uint64
-update_existing(const PstTables *tables, PstDeltas *deltas)
+static void
+update_existing(Fold *fold)
 {
 	PstDeltas	locked;
-	Datum		arrays[1 + PST_NCOUNTERS];
 
-	if (deltas->len == 0)
-		return 0;
-	make_delta_arrays(deltas, arrays);
-	(void) move_found(get_plan(&lock_plan, tables, build_lock), tables, arrays, deltas, &locked);
-	return locked.len == 0 ? 0 : update_locked(tables, &locked);
+	if (fold->deltas->len == 0)
+		return;
+	pst_move_locked(&fold->tables, fold->deltas, &locked);
+	if (locked.len > 0)
+		update_locked(fold, &locked);
 }
 
-/* As the owner, whose policies are seldom in force for himself */
-static bool
-may_be_hidden(const PstTables *tables)
+/* In the scope of the owner, for a row that he did not find */
+void
+pst_check_not_hidden(const PstTables *tables, Datum id)
 {
-	return check_enable_rls(tables->stats, InvalidOid, true) == RLS_ENABLED;
-}
-
-static void
-hidden_row_error(const PstTables *tables, const char *id)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-			 errmsg("could not count prompt %s in table %s", id, tables->stats_name),
-			 errdetail("The policies of the table keep its row from the owner of the table."),
-			 errhint("Release the owner with ALTER TABLE %s NO FORCE ROW LEVEL SECURITY;", tables->stats_name)));
+	if (pst_has_policies(tables))
+		pst_hidden_row_error(tables, id);
 }
 
 /* Neither inserted nor found: else others delete and insert it faster than we look */
 static void
 check_none_left(const PstTables *tables, const PstDeltas *deltas)
 {
-	const char *id;
-
 	if (deltas->len == 0)
 		return;
-	id = pst_show_id(deltas->items[0].id, tables->id_kind);
-	if (may_be_hidden(tables))
-		hidden_row_error(tables, id);
+	if (pst_has_policies(tables))
+		pst_hidden_row_error(tables, deltas->items[0].id);
 	ereport(ERROR,
 			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-			 errmsg("could not count prompt %s in table %s", id, tables->stats_name),
+			 errmsg("could not count prompt %s in table %s",
+					pst_show_id(deltas->items[0].id, tables->id_kind), tables->stats_name),
 			 errdetail("Its row is deleted and inserted by others again and again."),
 			 errhint("Retry the transaction.")));
 }
 
 /* A row that was there may be gone when it is to be locked: again, then */
-static uint64
-fold_by_statements(const PstTables *tables, PstDeltas *deltas)
+static void
+fold_by_statements(Fold *fold)
 {
-	uint64		written = 0;
-
-	for (int attempt = 0; attempt < 3 && deltas->len > 0; attempt++)
+	pst_explain_writing(&fold->tables, &fold->writing);
+	for (int attempt = 1; attempt <= ATTEMPTS && fold->deltas->len > 0; attempt++)
 	{
-		written += insert_missing(tables, deltas);
-		written += update_existing(tables, deltas);
+		insert_missing(fold, attempt == ATTEMPTS);
+		update_existing(fold);
 	}
-	check_none_left(tables, deltas);
-	return written;
+	check_none_left(&fold->tables, fold->deltas);
 }
 
-static uint64
-fold_many(const PstTables *tables, PstDeltas *deltas)
+static void
+fold_many(Fold *fold)
 {
-	uint64		written = pst_update_directly_in_order(tables, deltas);
-
-	return written + fold_by_statements(tables, deltas);
+	fold->written = pst_update_directly_in_order(&fold->tables, fold->deltas);
+	fold_by_statements(fold);
 }
 
 /*
@@ -633,7 +412,7 @@ update_when_free(const PstTables *tables, PstDeltas *deltas, TransactionId write
 		if (pst_update_directly(tables, deltas, &writer) > 0)
 			return 1;
 	}
-	return update(tables, deltas);
+	return pst_update_rows(tables, deltas);
 }
 
 static uint64
@@ -659,16 +438,18 @@ takes_turns(const PstTables *tables)
 	return OidIsValid(tables->direct_index) && !TransactionIdIsValid(GetTopTransactionIdIfAny());
 }
 
-static uint64
-fold_one(const PstTables *tables, PstDeltas *deltas)
+static void
+fold_one(Fold *fold)
 {
+	const PstTables *tables = &fold->tables;
 	TransactionId writer;
-	uint64		written = pst_update_directly(tables, deltas, &writer);
 
-	if (written == 0)
-		written = takes_turns(tables) ?
-			update_in_turn(tables, deltas, writer) : update_when_free(tables, deltas, writer);
-	return written > 0 ? written : fold_by_statements(tables, deltas);
+	fold->written = pst_update_directly(tables, fold->deltas, &writer);
+	if (fold->written == 0)
+		fold->written = takes_turns(tables) ?
+			update_in_turn(tables, fold->deltas, writer) : update_when_free(tables, fold->deltas, writer);
+	if (fold->written == 0)
+		fold_by_statements(fold);
 }
 
 /* ---- many transactions' deltas at once ---- */
@@ -735,14 +516,10 @@ read_room(const PstTables *tables, uint64 row, RowState *state)
 	}
 }
 
-/* Runs a SELECT of build_look()'s shape, and notes each row that it finds */
+/* Notes each row that was found */
 static void
-look_at_rows(PstPlan *plan, const PstTables *tables, Rows *rows, bool locks)
+note_rows(const PstTables *tables, Rows *rows, bool locked)
 {
-	Datum		arrays[1 + PST_NCOUNTERS];
-
-	make_delta_arrays(&rows->prompts, arrays);
-	(void) pst_run_plan(plan, arrays, NULL, false);
 	for (uint64 row = 0; row < SPI_processed; row++)
 	{
 		bool		isnull;
@@ -753,7 +530,7 @@ look_at_rows(PstPlan *plan, const PstTables *tables, Rows *rows, bool locks)
 		if (state == NULL)
 			continue;
 		state->exists = true;
-		state->locked |= locks;
+		state->locked |= locked;
 		read_room(tables, row, state);
 	}
 	SPI_freetuptable(SPI_tuptable);
@@ -798,16 +575,20 @@ judge_units(const PstTables *tables, const PstDeltas *units, PstVerdict *verdict
 {
 	Rows		rows;
 	bool		all_locked = true;
-	bool		hidden = may_be_hidden(tables);
+	bool		hidden = pst_has_policies(tables);
 
 	collect_prompts(tables, units, verdicts, nunits, &rows);
 	if (rows.prompts.len == 0)
 		return;
-	look_at_rows(get_plan(&skip_locked_plan, tables, build_skip_locked), tables, &rows, true);
+	pst_lock_free_rows(tables, &rows.prompts);
+	note_rows(tables, &rows, true);
 	for (int i = 0; i < rows.prompts.len; i++)
 		all_locked &= rows.states[i].locked;
 	if (!all_locked)
-		look_at_rows(get_plan(&look_plan, tables, build_look), tables, &rows, false);
+	{
+		pst_look_at_rows(tables, &rows.prompts);
+		note_rows(tables, &rows, false);
+	}
 	for (int u = 0; u < nunits; u++)
 		if (verdicts[u] == PST_VERDICT_FOLDED)
 			verdicts[u] = judge_unit(&units[u], &rows, hidden);
@@ -821,7 +602,16 @@ fold_judged(const PstTables *tables, const PstDeltas *units, PstVerdict *verdict
 	judge_units(tables, units, verdicts, nunits);
 	sum_units(tables, units, verdicts, nunits, &sum);
 	if (sum.len > 0)
-		(void) update(tables, &sum);
+		(void) pst_update_rows(tables, &sum);
+	check_vetoed(tables, &sum, false);
+}
+
+/* Each will meet the error by itself */
+static void
+return_units(PstVerdict *verdicts, int nunits)
+{
+	for (int u = 0; u < nunits; u++)
+		verdicts[u] = PST_VERDICT_RETURNED;
 }
 
 /* ---- in haste ---- */
@@ -837,33 +627,33 @@ pst_may_hurry(const PstTables *tables)
 	return !tables->runs_code && GetCurrentTimestamp() >= calm_until;
 }
 
-/* Directly what can be, which leaves the set; the rest with a statement */
-static uint64
+/* Directly what can be, and the rest with a statement */
+static void
 update_quickly(const PstTables *tables, PstDeltas *deltas)
 {
 	TransactionId writer;
 
 	(void) pst_update_directly(tables, deltas, &writer);
-	return deltas->len > 0 ? update(tables, deltas) : 0;
+	if (deltas->len > 0)
+		(void) pst_update_rows(tables, deltas);
 }
 
 static void
 update_in_haste(const PstTables *tables, PstDeltas *sum)
 {
 	int			timeout = LockTimeout;
-	volatile uint64 written = 0;
 
 	PG_TRY();
 	{
 		LockTimeout = HASTY_LOCK_MS;
-		written = update_quickly(tables, sum);
+		update_quickly(tables, sum);
 	}
 	PG_FINALLY();
 	{
 		LockTimeout = timeout;
 	}
 	PG_END_TRY();
-	if (written < (uint64) sum->len)
+	if (sum->len > 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
 				 errmsg("some prompts have no row, or no room in it")));
@@ -886,51 +676,73 @@ fold_in_haste(const PstTables *tables, const PstDeltas *units, const PstVerdict 
 /* ---- the fold ---- */
 
 static void
-begin_fold(const PstTables *tables, ErrorContextCallback *context)
+begin_fold(Fold *fold)
 {
-	context->previous = error_context_stack;
-	context->callback = pst_write_context;
-	context->arg = unconstify(PstTables *, tables)->stats_name;
-	error_context_stack = context;
+	fold->writing.name = fold->tables.stats_name;
+	if (!OidIsValid(fold->tables.direct_index))
+		pst_explain_writing(&fold->tables, &fold->writing);
+	fold->context.previous = error_context_stack;
+	fold->context.callback = pst_unwritten_context;
+	fold->context.arg = &fold->writing;
+	error_context_stack = &fold->context;
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
 }
 
 static void
-end_fold(ErrorContextCallback *context)
+end_fold(Fold *fold)
 {
 	SPI_finish();
-	error_context_stack = context->previous;
+	error_context_stack = fold->context.previous;
 }
 
-/* In a copy of what we know of the table: a trigger that counts may load it anew */
-typedef struct Fold
+/* The server's own errors don't name the prompt */
+static void
+fold_context(void *arg)
 {
-	PstTables	tables;
-	PstDeltas  *deltas;
-	uint64		written;
-} Fold;
+	const Fold *fold = arg;
+	PstIdKind	kind = fold->tables.id_kind;
+
+	if (fold->len == 1)
+		errcontext("counting prompt %s", pst_show_id(fold->first, kind));
+	else
+		errcontext("counting %d prompts from %s to %s", fold->len,
+				   pst_show_id(fold->first, kind), pst_show_id(fold->last, kind));
+}
 
 static void
 fold_set(void *arg)
 {
 	Fold	   *fold = arg;
-	const PstTables *tables = &fold->tables;
-	ErrorContextCallback context;
+	ErrorContextCallback naming = {error_context_stack, fold_context, fold};
 
-	begin_fold(tables, &context);
-	check_deltas_fit(tables, fold->deltas);
-	fold->written = fold->deltas->len == 1 ? fold_one(tables, fold->deltas) : fold_many(tables, fold->deltas);
-	end_fold(&context);
+	error_context_stack = &naming;
+	begin_fold(fold);
+	check_deltas_fit(&fold->tables, fold->deltas);
+	pst_check_no_update_rule(&fold->tables);
+	if (fold->deltas->len == 1)
+		fold_one(fold);
+	else
+		fold_many(fold);
+	end_fold(fold);
+	error_context_stack = naming.previous;
 }
 
 static uint64
-fold_as_owner(const PstTables *known, PstDeltas *deltas)
+fold_as_owner(const PstTables *known, PstDeltas *deltas, bool takes_all)
 {
-	Fold		fold = {.tables = *known,.deltas = deltas};
-	PstScope	scope = pst_scope_of(known->stats_owner, fold.tables.stats_path);
+	Fold		fold = {.tables = *known,.deltas = deltas,.takes_all = takes_all};
+	PstScope	scope;
 
+	pst_fit_ids(known, deltas);
+	pst_merge_deltas(deltas);
+	if (deltas->len == 0)
+		return 0;
+	scope = pst_scope_of(known->stats_owner, fold.tables.stats_path);
 	scope.writes = known->stats;
+	fold.len = deltas->len;
+	fold.first = deltas->items[0].id;
+	fold.last = deltas->items[deltas->len - 1].id;
 	pst_as_owner(&scope, fold_set, &fold);
 	return fold.written;
 }
@@ -943,9 +755,14 @@ fold_as_owner(const PstTables *known, PstDeltas *deltas)
 uint64
 pst_fold(const PstTables *tables, PstDeltas *deltas)
 {
-	pst_fit_ids(tables, deltas);
-	pst_merge_deltas(deltas);
-	return deltas->len > 0 ? fold_as_owner(tables, deltas) : 0;
+	return fold_as_owner(tables, deltas, false);
+}
+
+/* The same, but a trigger must not suppress any */
+uint64
+pst_fold_all(const PstTables *tables, PstDeltas *deltas)
+{
+	return fold_as_owner(tables, deltas, true);
 }
 
 /*
@@ -961,14 +778,15 @@ void
 pst_fold_units(const PstTables *known, const PstDeltas *units, PstVerdict *verdicts, int nunits,
 			   bool in_haste)
 {
-	PstTables	copy = *known;
-	const PstTables *tables = &copy;
-	ErrorContextCallback context;
+	Fold		fold = {.tables = *known};
+	const PstTables *tables = &fold.tables;
 
-	begin_fold(tables, &context);
+	begin_fold(&fold);
 	if (in_haste)
 		fold_in_haste(tables, units, verdicts, nunits);
+	else if (pst_has_update_rule(tables))
+		return_units(verdicts, nunits);
 	else
 		fold_judged(tables, units, verdicts, nunits);
-	end_fold(&context);
+	end_fold(&fold);
 }

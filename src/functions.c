@@ -55,8 +55,8 @@ bad_n_error(Oid function, int64 n)
 			 errmsg("argument n of %s() must not be greater than %d", get_func_name(function), MAX_N),
 			 errdetail("It is " INT64_FORMAT ".", n),
 			 negative ?
-			 errhint("Counters only grow; correct one with an UPDATE of the table.") :
-			 errhint("Count fewer at once; set a counter with an UPDATE of the table.")));
+			 errhint("Counters only grow; the owner of the table takes counts back with prompt_stats_correct().") :
+			 errhint("Count fewer at once; the owner of the table adds more with prompt_stats_correct().")));
 }
 
 /* Declared as (id), too, so that rights can be given to count one at a time */
@@ -130,6 +130,20 @@ count_array(Oid function, ArrayType *ids, PstIdKind kind, PstCounter counter, in
 	count_deltas(tables, &deltas);
 }
 
+/* What a driver sends without a type comes as text, an array, too */
+static void
+count_text(Oid function, Datum text, PstCounter counter, int64 n)
+{
+	const PstTables *tables = find_stats(function);
+	PstIdKind	kind = tables->id_kind;
+	ArrayType  *ids = pst_ids_from_text(tables, text);
+
+	if (ids != NULL)
+		count_array(function, ids, kind, counter, n);
+	else
+		pst_count_one(function, pst_only_stats_id(tables, text, PST_TEXT, true), kind, counter, n);
+}
+
 static Datum
 count(FunctionCallInfo fcinfo, PstCounter counter)
 {
@@ -142,6 +156,8 @@ count(FunctionCallInfo fcinfo, PstCounter counter)
 	pst_check_may_write(function);
 	if (is_array)
 		count_array(function, DatumGetArrayTypeP(id), kind, counter, n);
+	else if (kind == PST_TEXT)
+		count_text(function, id, counter, n);
 	else
 		pst_count_one(function, id, kind, counter, n);
 	PG_RETURN_VOID();

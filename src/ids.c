@@ -4,12 +4,15 @@
  */
 #include "prompt_stats.h"
 
+#include <ctype.h>
+
 #include "access/htup_details.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "mb/pg_wchar.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
+#include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
 #include "utils/uuid.h"
@@ -111,31 +114,77 @@ pst_id_column(Oid type, int32 typmod)
 /* ---- from what a call passes to what the column stores ---- */
 
 /*
- * An untyped array literal reaches us as text: say so, rather than count a
- * prompt named "{...}" or complain of a strange uuid.
+ * An untyped array literal reaches us as text, which is no id then.  But uuid_in() takes a
+ * uuid in braces.
  */
-static void
-check_no_array(Datum id, PstIdKind to)
+static bool
+is_array_literal(Datum id, PstIdKind to)
 {
 	const char *text = VARDATA_ANY(DatumGetPointer(id));
 	size_t		len = VARSIZE_ANY_EXHDR(DatumGetPointer(id));
 
-	/* uuid_in() takes a uuid in braces */
+	for (; len > 0 && isspace((unsigned char) text[0]); len--)
+		text	  ++;
+
+	while (len > 0 && isspace((unsigned char) text[len - 1]))
+		len--;
 	if (to == PST_UUID && len == 38 && memchr(text, ',', len) == NULL)
+		return false;
+	return len >= 2 && text[0] == '{' && text[len - 1] == '}';
+}
+
+static bool
+is_empty_literal(Datum id)
+{
+	const char *text = VARDATA_ANY(DatumGetPointer(id));
+	size_t		len = VARSIZE_ANY_EXHDR(DatumGetPointer(id));
+
+	for (size_t i = 0; i < len; i++)
+		if (!isspace((unsigned char) text[i]) && text[i] != '{' && text[i] != '}')
+			return false;
+	return true;
+}
+
+/*
+ * The ids of an untyped array literal, of the kind of the table; NULL where it is one id.  For
+ * text it is neither, unless it is empty: somebody's ids may look so.
+ */
+ArrayType *
+pst_ids_from_text(const PstTables *tables, Datum literal)
+{
+	PstIdKind	kind = tables->id_kind;
+	Datum		ids;
+
+	literal = PointerGetDatum(PG_DETOAST_DATUM_PACKED(literal));
+	if (!is_array_literal(literal, kind) || (kind == PST_TEXT && !is_empty_literal(literal)))
+		return NULL;
+	ids = OidInputFunctionCall(F_ARRAY_IN, TextDatumGetCString(literal), kinds[kind].type, -1);
+	return DatumGetArrayTypeP(ids);
+}
+
+/*
+ * For an argument that is to be one id: say so, rather than count a prompt named "{...}" or
+ * complain of a strange uuid.  Where no array can be passed a text may be what it likes.
+ */
+static void
+check_no_array(Datum id, PstIdKind from, PstIdKind to, bool takes_arrays)
+{
+	if (from != PST_TEXT || (to == PST_TEXT && !takes_arrays))
 		return;
-	if (len >= 2 && text[0] == '{' && text[len - 1] == '}')
+	if (is_array_literal(PointerGetDatum(PG_DETOAST_DATUM_PACKED(id)), to))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_TEXT_REPRESENTATION),
 				 errmsg("an array literal was passed as one id: \"%s\"", pst_show_id(id, PST_TEXT)),
 				 errdetail("An untyped argument is taken as text."),
-				 errhint("Cast the array to the type of the ids, as in $1::uuid[], $1::bigint[] or $1::text[].")));
+				 takes_arrays ?
+				 errhint("Pass it as an array of text, as in $1::text[].") :
+				 errhint("Call the function once for each id.")));
 }
 
 static Datum
 id_from_text(Datum id, PstIdKind to)
 {
 	id = PointerGetDatum(PG_DETOAST_DATUM_PACKED(id));
-	check_no_array(id, to);
 	switch (to)
 	{
 		case PST_UUID:
@@ -197,7 +246,7 @@ fit_id(Datum *id, PstIdColumn column)
 }
 
 static void
-misfit_error(Datum id, PstIdColumn column, const char *table, const char *name)
+misfit_error(Datum id, PstIdColumn column, Oid table, const char *name)
 {
 	bool		is_int = column.type == INT4OID;
 	const char *shown = pst_show_id(id, is_int ? PST_BIGINT : PST_TEXT);
@@ -205,15 +254,15 @@ misfit_error(Datum id, PstIdColumn column, const char *table, const char *name)
 	ereport(ERROR,
 			(errcode(is_int ? ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE : ERRCODE_STRING_DATA_RIGHT_TRUNCATION),
 			 is_int ?
-			 errmsg("id %s is out of range for column \"%s\" of table %s", shown, name, table) :
-			 errmsg("id \"%s\" is too long for column \"%s\" of table %s", shown, name, table),
+			 errmsg("id %s is out of range for column \"%s\" of table %s", shown, name, pst_qualified_name(table)) :
+			 errmsg("id \"%s\" is too long for column \"%s\" of table %s", shown, name, pst_qualified_name(table)),
 			 errdetail("The column is of type %s.", format_type_with_typemod(column.type, column.typmod)),
-			 errhint("Pass an id that exists; if there are such ids, widen the column with ALTER TABLE %s ALTER COLUMN %s TYPE %s;",
-					 table, name, is_int ? "bigint" : "text")));
+			 errhint("Pass an id that exists; if there are such ids, widen the column with %s",
+					 pst_alteration(table, name, psprintf("ALTER COLUMN %s TYPE %s", name, is_int ? "bigint" : "text")))));
 }
 
 static Datum
-need_fitting_id(Datum id, PstIdColumn column, const char *table, const char *name)
+need_fitting_id(Datum id, PstIdColumn column, Oid table, const char *name)
 {
 	if (!fit_id(&id, column))
 		misfit_error(id, column, table, name);
@@ -228,13 +277,22 @@ Datum
 pst_stats_id(const PstTables *tables, Datum id, PstIdKind from)
 {
 	id = convert_id(id, from, tables->id_kind, tables->stats_name);
-	return need_fitting_id(id, tables->id_type, tables->stats_name, "prompt_id");
+	return need_fitting_id(id, tables->id_type, tables->stats, "prompt_id");
+}
+
+/* The same for an argument that is one id; what a table or an array holds may look like an array */
+Datum
+pst_only_stats_id(const PstTables *tables, Datum id, PstIdKind from, bool takes_arrays)
+{
+	check_no_array(id, from, tables->id_kind, takes_arrays);
+	return pst_stats_id(tables, id, from);
 }
 
 /* The same to look for it: one that can't be stored is an id that has no row */
 Datum
 pst_stats_id_to_read(const PstTables *tables, Datum id, PstIdKind from)
 {
+	check_no_array(id, from, tables->id_kind, false);
 	id = convert_id(id, from, tables->id_kind, tables->stats_name);
 	(void) fit_id(&id, tables->id_type);
 	return id;
@@ -246,21 +304,23 @@ pst_fit_ids(const PstTables *tables, PstDeltas *deltas)
 {
 	for (int i = 0; i < deltas->len; i++)
 		deltas->items[i].id = need_fitting_id(deltas->items[i].id, tables->id_type,
-											  tables->stats_name, "prompt_id");
+											  tables->stats, "prompt_id");
 }
 
 Datum
 pst_event_id(const PstTables *tables, Datum id, PstIdKind from)
 {
+	check_no_array(id, from, tables->event_id_kind, false);
 	id = convert_id(id, from, tables->event_id_kind, tables->events_name);
-	return need_fitting_id(id, tables->event_id_type, tables->events_name, "prompt_id");
+	return need_fitting_id(id, tables->event_id_type, tables->events, "prompt_id");
 }
 
 Datum
 pst_user_id(const PstTables *tables, Datum id, PstIdKind from)
 {
+	check_no_array(id, from, tables->user_kind, false);
 	id = convert_id(id, from, tables->user_kind, tables->events_name);
-	return need_fitting_id(id, tables->user_type, tables->events_name, "user_id");
+	return need_fitting_id(id, tables->user_type, tables->events, "user_id");
 }
 
 /* ---- what else is done with them ---- */

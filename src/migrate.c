@@ -108,6 +108,10 @@ plan_for_ranges(void)
 								 GUC_ACTION_SAVE, true, 0, false);
 	(void) set_config_option("max_parallel_workers_per_gather", "0", PGC_USERSET,
 							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+
+	/* A list of ids is hashed only where it is a constant (clauses.c) */
+	(void) set_config_option("plan_cache_mode", "force_custom_plan", PGC_USERSET,
+							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 }
 
 static PstScope
@@ -147,9 +151,9 @@ run_on_events(const PstTables *tables, const char *sql, int nargs, Oid *types, D
 
 /* What leaves the table */
 static const char *
-condition_of(const Migration *migration)
+condition_of(const PstBatch *batch)
 {
-	return migration->batch.delete_unmovable ? PST_IS_REFUSED : PST_IS_MOVABLE;
+	return batch->delete_unmovable ? PST_IS_REFUSED : PST_IS_MOVABLE;
 }
 
 /* The last of the next rows after the position, up to the limit; false where there is none */
@@ -164,7 +168,7 @@ find_last(Migration *migration, Range *range)
 
 	run_on_events(tables, psprintf("SELECT pg_catalog.max(x.ctid) FROM (SELECT e.ctid FROM ONLY %s AS e"
 								   " WHERE e.ctid OPERATOR(pg_catalog.>) $1 AND %s LIMIT $2) AS x",
-								   tables->events_name, condition_of(migration)),
+								   tables->events_name, condition_of(&migration->batch)),
 				  lengthof(types), types, values);
 	last = pst_get_field(0, 1, &isnull);
 	if (!isnull)
@@ -243,7 +247,7 @@ deletion_sql(const Migration *migration, bool spares)
 	return psprintf("DELETE FROM ONLY %s AS e"
 					" WHERE e.ctid OPERATOR(pg_catalog.>) $1 AND e.ctid OPERATOR(pg_catalog.<=) $2"
 					" AND %s%s RETURNING %s, " PST_EVENT_TYPE ", e.ctid",
-					tables->events_name, condition_of(migration),
+					tables->events_name, condition_of(&migration->batch),
 					spares ? psprintf(" AND %s OPERATOR(pg_catalog.<>) ALL ($3)", id) : "", id);
 }
 
@@ -271,6 +275,7 @@ delete_range(Migration *migration, Range *range, PstDeltas *deltas)
 	};
 	int64		rows;
 
+	pst_check_no_delete_rule(tables);
 	set_param(deletion.options.params, 0, types[0], PointerGetDatum(&migration->run.position), false);
 	set_param(deletion.options.params, 1, types[1], PointerGetDatum(&range->last), false);
 	set_param(deletion.options.params, 2, types[2], PointerGetDatum(range->missing), !spares);
@@ -298,7 +303,7 @@ move_range(Migration *migration, Range *range)
 		pst_begin_run(&migration->run, &migration->tables, keep);
 	pst_save_run(&migration->run, rows, &deltas);
 	if (!keep)
-		(void) pst_fold(&migration->tables, &deltas);
+		(void) pst_fold_all(&migration->tables, &deltas);
 	return rows;
 }
 
@@ -332,6 +337,44 @@ move_next(Migration *migration)
 	}
 }
 
+/* What is refused has left its triggers here, those of foreign keys included, or its rules */
+static bool
+runs_on_delete(Oid events)
+{
+	Relation	rel = table_open(events, NoLock);
+	TriggerDesc *triggers = rel->trigdesc;
+	bool		result = rel->rd_rules != NULL ||
+	(triggers != NULL && (triggers->trig_delete_before_row || triggers->trig_delete_after_row ||
+						  triggers->trig_delete_before_statement || triggers->trig_delete_after_statement));
+
+	table_close(rel, NoLock);
+	return result;
+}
+
+/*
+ * False where nothing is to be deleted, and an error where something is, though that makes
+ * numbers wrong which nobody has accepted.  Must be connected to SPI.
+ */
+bool
+pst_may_delete(Oid function, const PstTables *tables, const PstBatch *batch)
+{
+	List	   *unaccepted;
+	bool		isnull;
+
+	if (!runs_on_delete(tables->events))
+		return true;
+	unaccepted = pst_find_unaccepted(tables, PST_MIGRATION, batch->accepted);
+	if (unaccepted == NIL)
+		return true;
+	(void) pst_run_on_table(tables->events, psprintf("SELECT EXISTS (SELECT FROM ONLY %s AS e WHERE %s)",
+													 tables->events_name, condition_of(batch)), 0, NULL, NULL);
+	if (DatumGetBool(pst_get_field(0, 1, &isnull)))
+		pst_unaccepted_error(unaccepted, batch->accepted, function,
+							 psprintf("%d, mode => '%s', unmovable => '%s', ", batch->limit, batch->keep ? "keep" : "add",
+									  batch->delete_unmovable ? "delete" : "keep"));
+	return false;
+}
+
 /*
  * Returns the number of rows that left prompt_events: 0 when none is left that can be
  * moved.
@@ -340,24 +383,27 @@ int64
 pst_migrate_batch(Oid function, const PstBatch *batch)
 {
 	Migration	migration = {.batch = *batch};
-	int64		rows;
+	int64		rows = 0;
 
 	pst_check_can_migrate(function);
 	pst_lock_both(function, &migration.tables);
 	pst_lock_run();
 	SPI_connect();
-	pst_read_run(&migration.run, batch->keep);
-	rows = move_next(&migration);
+	if (pst_may_delete(function, &migration.tables, batch))
+	{
+		pst_read_run(&migration.run, batch->keep);
+		rows = move_next(&migration);
+	}
 	SPI_finish();
 	return rows;
 }
 
-/* prompt_stats_migrate_batch(n integer, mode text, unmovable text) */
+/* prompt_stats_migrate_batch(n integer, mode text, unmovable text, accept text[]) */
 Datum
 prompt_stats_migrate_batch(PG_FUNCTION_ARGS)
 {
 	PstBatch	batch;
 
-	pst_need_batch(fcinfo, &batch);
+	pst_need_batch(fcinfo, &batch, 3);
 	PG_RETURN_INT64(pst_migrate_batch(fcinfo->flinfo->fn_oid, &batch));
 }

@@ -45,9 +45,6 @@ pst_get_number(uint64 row, int column)
 	return isnull ? 0 : DatumGetInt64(value);
 }
 
-/* attempt.c */
-extern ErrorData *pst_attempt(void (*work) (void *arg), void *arg);
-
 /* merge.c: what is added up for each prompt */
 typedef enum PstSum
 {
@@ -103,7 +100,7 @@ extern bool pst_is_running(void);
 extern void pst_read_run(PstRun *run, bool keep);
 extern void pst_begin_run(PstRun *run, const PstTables *tables, bool keep);
 extern void pst_save_run(const PstRun *run, int64 rows, const PstDeltas *deltas);
-extern void pst_end_run(void);
+extern void pst_end_run(const PstTables *tables, bool valid);
 
 /* migrate.c */
 typedef struct PstBatch
@@ -111,17 +108,19 @@ typedef struct PstBatch
 	int32		limit;			/* rows */
 	bool		keep;			/* the counters hold these rows already */
 	bool		delete_unmovable;
+	List	   *accepted;		/* names of findings: preflight.c */
 } PstBatch;
 
 extern int64 pst_count_blocks(Oid table);
 extern void pst_lock_both(Oid function, PstTables *tables);
 extern void pst_share_both(Oid function, PstTables *tables);
+extern bool pst_may_delete(Oid function, const PstTables *tables, const PstBatch *batch);
 extern int64 pst_migrate_batch(Oid function, const PstBatch *batch);
 
 /* migrate_run.c */
 extern void pst_check_can_migrate(Oid function);
 extern int32 pst_need_batch_size(FunctionCallInfo fcinfo, int argno);
-extern void pst_need_batch(FunctionCallInfo fcinfo, PstBatch *batch);
+extern void pst_need_batch(FunctionCallInfo fcinfo, PstBatch *batch, int accept_argno);
 
 /* recount.c */
 extern int64 pst_recount_forks(Oid function, bool lower, int32 limit);
@@ -152,9 +151,19 @@ typedef struct PstReport
 	int64		amounts[PST_NITEMS];
 } PstReport;
 
+extern const char *pst_item_text(PstItem item);
 extern void pst_make_report(const PstTables *tables, PstReport *report);
 extern void pst_tell_report(const PstReport *report, bool keep);
 extern int64 pst_list_unmovable(const PstReport *report, StringInfo reasons);
+
+/* verify.c: rows of one table without one of the other */
+typedef struct PstUnmatched
+{
+	int64		prompts;
+	int64		counters;
+} PstUnmatched;
+
+extern char *pst_count_unmatched(const PstTables *tables, PstUnmatched *unmatched);
 
 /* checks.c */
 typedef struct PstCheck

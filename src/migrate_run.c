@@ -8,6 +8,7 @@
 #include "migrate.h"
 
 #include "access/xact.h"
+#include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
@@ -80,13 +81,14 @@ pst_need_batch_size(FunctionCallInfo fcinfo, int argno)
 	return PG_GETARG_INT32(argno);
 }
 
-/* The first three arguments: n integer, mode text, unmovable text */
+/* The first three arguments: n integer, mode text, unmovable text; and accept text[] */
 void
-pst_need_batch(FunctionCallInfo fcinfo, PstBatch *batch)
+pst_need_batch(FunctionCallInfo fcinfo, PstBatch *batch, int accept_argno)
 {
 	batch->limit = pst_need_batch_size(fcinfo, 0);
 	batch->keep = choose(fcinfo, 1, "mode", "add", "keep");
 	batch->delete_unmovable = choose(fcinfo, 2, "unmovable", "keep", "delete");
+	batch->accepted = pst_need_accepted(fcinfo, accept_argno, PST_MIGRATION);
 }
 
 /* ---- what is there already ---- */
@@ -135,6 +137,7 @@ begin(void *arg)
 	char	   *copies = "0";
 
 	pst_share_both(step->function, &tables);
+	(void) pst_may_delete(step->function, &tables, step->batch);
 	if (!step->batch->keep && !pst_is_running())
 		read_sums(&tables, &views, &copies);
 	if (!pst_guard_events(&tables))
@@ -198,11 +201,16 @@ run_steps(Step *step, void (*work) (void *arg))
 static void
 still_to_move_error(const PstTables *tables)
 {
+	const char *schema = quote_identifier(get_namespace_name(tables->schema));
+	const char *trigger = pst_vetoing_trigger(tables->events, TRIGGER_TYPE_DELETE);
+
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("table %s still has view and copy rows to move", tables->events_name),
-			 errhint("Call SELECT %s.prompt_stats_migrate_batch(); until it returns 0.",
-					 quote_identifier(get_namespace_name(tables->schema)))));
+			 trigger == NULL ?
+			 errhint("Call SELECT %s.prompt_stats_migrate_batch(); until it returns 0.", schema) :
+			 errhint("Switch off the trigger that keeps them, with ALTER TABLE %s DISABLE TRIGGER %s; then call SELECT %s.prompt_stats_migrate_batch(); until it returns 0.",
+					 tables->events_name, quote_identifier(trigger), schema)));
 }
 
 /* All that is there is as it should be, and yet there is no valid check */
@@ -259,7 +267,7 @@ finish(Oid function)
 			still_to_move_error(&tables);
 		warn_of_unmovable(&tables, &report);
 	}
-	pst_end_run();
+	pst_end_run(&tables, valid);
 	return valid;
 }
 
@@ -274,6 +282,7 @@ tell_dry(Oid function, const PstBatch *batch)
 	pst_share_both(function, &tables);
 	pst_make_report(&tables, &report);
 	pst_tell_report(&report, batch->keep);
+	pst_tell_findings(&tables, PST_MIGRATION);
 }
 
 static void
@@ -289,7 +298,7 @@ migrate(Oid function, const PstBatch *batch)
 	SPI_finish();
 }
 
-/* prompt_stats_migrate(batch_size integer, mode text, unmovable text, dry_run boolean) */
+/* prompt_stats_migrate(batch_size integer, mode text, unmovable text, dry_run boolean, accept text[]) */
 Datum
 prompt_stats_migrate(PG_FUNCTION_ARGS)
 {
@@ -297,7 +306,7 @@ prompt_stats_migrate(PG_FUNCTION_ARGS)
 	bool		dry_run = !PG_ARGISNULL(3) && PG_GETARG_BOOL(3);
 	PstBatch	batch;
 
-	pst_need_batch(fcinfo, &batch);
+	pst_need_batch(fcinfo, &batch, 4);
 	if (dry_run)
 		tell_dry(function, &batch);
 	else

@@ -32,19 +32,30 @@ pst_get_ids(PstIdKind kind)
 	return array;
 }
 
-/* Those of the ids that have no row in prompt_stats */
+/*
+ * The ids of an array that "looked_up" does not find as k, in the scope of the owner of the
+ * table in which it looks.  OFFSET 0 makes that a look into the index for each (statements.c).
+ */
 static ArrayType *
-without_row(const PstTables *tables, ArrayType *ids)
+without(const PstTables *tables, PstScope *scope, const char *looked_up, ArrayType *ids)
 {
 	Oid			type = get_array_type(pst_id_type(tables->id_kind));
 	Datum		value = PointerGetDatum(ids);
 
-	(void) pst_run_on_table(tables->stats,
-							psprintf("SELECT k FROM pg_catalog.unnest($1) AS k WHERE k IS NOT NULL AND NOT EXISTS"
-									 " (SELECT FROM ONLY %s AS s WHERE s.prompt_id OPERATOR(pg_catalog.=) k)",
-									 tables->stats_name),
-							1, &type, &value);
+	scope->finds_keys = true;
+	(void) pst_run_in(scope, psprintf("SELECT k FROM pg_catalog.unnest($1) AS k WHERE k IS NOT NULL"
+									  " AND NOT EXISTS (SELECT %s OPERATOR(pg_catalog.=) k OFFSET 0)", looked_up),
+					  1, &type, &value);
 	return pst_get_ids(tables->id_kind);
+}
+
+/* Those of the ids that have no row in prompt_stats */
+static ArrayType *
+without_row(const PstTables *tables, ArrayType *ids)
+{
+	PstScope	scope = pst_scope_of(tables->stats_owner, tables->stats_path);
+
+	return without(tables, &scope, psprintf("FROM ONLY %s AS s WHERE s.prompt_id", tables->stats_name), ids);
 }
 
 /* "FROM prompts AS p", as the server reads it for a foreign key (ri_triggers.c) */
@@ -64,8 +75,6 @@ pst_prompts_sql(const PstTables *tables)
 ArrayType *
 pst_without_prompt(const PstTables *tables, ArrayType *ids)
 {
-	Oid			type = get_array_type(pst_id_type(tables->id_kind));
-	Datum		value = PointerGetDatum(ids);
 	PstScope	scope;
 
 	if (!OidIsValid(tables->prompts) || ARR_NDIM(ids) == 0)
@@ -74,13 +83,9 @@ pst_without_prompt(const PstTables *tables, ArrayType *ids)
 	LockRelationOid(tables->prompts, AccessShareLock);
 	scope = pst_scope_of(pst_owner_of(tables->prompts), pst_path_of(tables->prompts));
 	scope.more_context = SECURITY_NOFORCE_RLS;
-	(void) pst_run_in(&scope,
-					  psprintf("SELECT k FROM pg_catalog.unnest($1) AS k WHERE NOT EXISTS"
-							   " (SELECT %s WHERE p.%s OPERATOR(pg_catalog.=) k)",
-							   pst_prompts_sql(tables),
-							   quote_identifier(get_attname(tables->prompts, tables->prompts_key, false))),
-					  1, &type, &value);
-	return pst_get_ids(tables->id_kind);
+	return without(tables, &scope,
+				   psprintf("%s WHERE p.%s", pst_prompts_sql(tables),
+							quote_identifier(get_attname(tables->prompts, tables->prompts_key, false))), ids);
 }
 
 /* Those of the ids that can't be counted */

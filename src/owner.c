@@ -10,6 +10,7 @@
 #include "catalog/pg_namespace.h"
 #include "commands/extension.h"
 #include "miscadmin.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
@@ -61,6 +62,13 @@ owner_of_database(void)
 	return owner;
 }
 
+/* Or is a superuser, or a member of the role that does */
+bool
+pst_owns_database(Oid role)
+{
+	return has_privs_of_role(role, owner_of_database());
+}
+
 /* Of schema public it is pg_database_owner, and who that is */
 Oid
 pst_owner_of_schema(Oid schema)
@@ -100,27 +108,36 @@ setup_argument(const char *argument, const char *name, Oid schema)
 	return OidIsValid(table) ? psprintf("%s => %s", argument, quote_literal_cstr(pst_qualified_name(table))) : "";
 }
 
+/* Why it is not used: who owns it, or the schema, could be anybody */
+static const char *
+why_strangers(Oid table)
+{
+	return pst_is_strangers(table) ? "That role owns neither the database, nor the schema, nor table prompts." :
+		"It stands in place of another, in a schema that may have been made anew by anybody.";
+}
+
+/* The names are those of the two tables in its schema, for the hint */
 void
-pst_stranger_error(Oid table)
+pst_stranger_error(Oid table, const char *events_name, const char *stats_name)
 {
 	Oid			schema = get_rel_namespace(table);
 	const char *home = quote_identifier(get_namespace_name(pst_extension_schema()));
-	const char *events = setup_argument("events", "prompt_events", schema);
-	const char *stats = setup_argument("stats", "prompt_stats", schema);
+	const char *events = setup_argument("events", events_name, schema);
+	const char *stats = setup_argument("stats", stats_name, schema);
 
 	ereport(ERROR,
 			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 			 errmsg("table %s belongs to role \"%s\", and is not used unasked",
 					pst_qualified_name(table), GetUserNameFromId(pst_owner_of(table), false)),
-			 errdetail("That role owns neither the database, nor the schema, nor table prompts."),
+			 errdetail("%s", why_strangers(table)),
 			 errhint("If it is the application's, name it, with %sSELECT %s.prompt_stats_setup(%s%s%s);",
 					 creating_extension ?
 					 psprintf("SET prompt_stats.skip_setup = on; CREATE EXTENSION prompt_stats SCHEMA %s; ", home) : "",
 					 home, events, *events && *stats ? ", " : "", stats)));
 }
 
-static void
-check_owns(Oid table)
+void
+pst_check_owner_of(Oid table)
 {
 	if (OidIsValid(table) && !pst_owns_table(table, GetUserId()))
 		ereport(ERROR,
@@ -134,6 +151,6 @@ check_owns(Oid table)
 void
 pst_check_owner(const PstTables *tables)
 {
-	check_owns(tables->stats);
-	check_owns(tables->events);
+	pst_check_owner_of(tables->stats);
+	pst_check_owner_of(tables->events);
 }

@@ -19,6 +19,8 @@
  * 4. What can't be folded is rejected: it leaves the entry for the ledger and the log.
  *	  What may have been in the way of that is counted in the history of the entry, so that
  *	  a new flusher knows what the last one died of.
+ * 5. A correction (correct.c) makes what is pending of a prompt a flight of its own transaction;
+ *	  the flusher leaves such a prompt alone until that has ended.
  *
  * Why nothing is lost or doubled: a sum moves from one place to the other under the
  * lock, and the last step is made in the flusher's own commit or abort callback, so
@@ -42,6 +44,7 @@
 #include "common/hashfn.h"
 #include "miscadmin.h"
 #include "port/pg_bitutils.h"
+#include "storage/procarray.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
@@ -464,6 +467,10 @@ pst_list_due(PstDatabase *db)
 void
 pst_begin_cycle(PstDatabase *db, PstCycle *cycle)
 {
+	cycle->claims_begun = pg_atomic_read_u32(&db->claims_begun);
+	pg_memory_barrier();
+	cycle->claimed = pg_atomic_read_u32(&db->claims) > 0;
+	pg_memory_barrier();
 	for (int p = 0; p < PST_PARTITIONS; p++)
 	{
 		PstPartition *partition = &db->partitions[p];
@@ -474,6 +481,14 @@ pst_begin_cycle(PstDatabase *db, PstCycle *cycle)
 		partition->due = PST_NONE;
 		LWLockRelease(&partition->lock);
 	}
+}
+
+/* A correction had something in the air meanwhile, which may have been turned back */
+bool
+pst_was_claimed(PstDatabase *db, const PstCycle *cycle)
+{
+	pg_memory_barrier();
+	return cycle->claimed || pg_atomic_read_u32(&db->claims_begun) != cycle->claims_begun;
 }
 
 /* Those who count need the lock, too, many times a millisecond */
@@ -521,6 +536,11 @@ gather_from(PstPartition *partition, uint32 *todo, uint32 *others, PstHold *hold
 		if (pst_is_zero(entry->pending))
 			continue;			/* the last cycle has taken what came during
 								 * it */
+		if (entry->in_air)
+		{
+			list_entry(partition, entry);	/* a correction's: next time */
+			continue;
+		}
 		fill_hold(&holds[n++], partition, memory, entry);
 	}
 	return n;
@@ -633,7 +653,8 @@ later_xid(FullTransactionId a, FullTransactionId b)
 static bool
 is_idle(const PstEntry *entry)
 {
-	return entry->reserved == 0 && !entry->in_air && !entry->is_due && pst_is_zero(entry->pending);
+	return entry->reserved == 0 && !entry->in_air && !entry->is_due && !entry->claimed &&
+		pst_is_zero(entry->pending);
 }
 
 /* Under the lock of the partition; must not fail */
@@ -650,7 +671,7 @@ evict(PstPartition *partition, PstEntry *entry)
 	remove_entry(memory, entry);
 }
 
-/* What is pending becomes flights of the transaction that folds it */
+/* What is pending becomes flights of the transaction that folds it, but what a correction has taken */
 void
 pst_take_off(PstHold *holds, int n, FullTransactionId xid)
 {
@@ -660,7 +681,9 @@ pst_take_off(PstHold *holds, int n, FullTransactionId xid)
 	{
 		switch_lock(&held, holds[i].partition);
 		let_others(held, i);
-		take_off(&holds[i], xid);
+		holds[i].in_air = false;
+		if (!holds[i].entry->in_air && !pst_is_zero(holds[i].entry->pending))
+			take_off(&holds[i], xid);
 	}
 	switch_lock(&held, NULL);
 }
@@ -715,22 +738,152 @@ pst_turn_back(PstHold *hold, PstTries more)
 	LWLockRelease(&hold->partition->lock);
 }
 
-/* Pending counts that can't be folded; those that came since begin with "left" tries */
-void
+/* A correction may have taken it meanwhile */
+static bool
+still_pends(const PstHold *hold)
+{
+	for (int c = 0; c < PST_NCOUNTERS; c++)
+		if (hold->entry->pending[c] < hold->n[c])
+			return false;
+	return !hold->entry->in_air && !pst_is_zero(hold->n);
+}
+
+/*
+ * Pending counts that can't be folded; those that came since begin with "left" tries.  False
+ * where they are not pending any more.
+ */
+bool
 pst_reject(PstDatabase *db, PstHold *hold, PstTries left, const char *reason)
 {
+	bool		pends;
+
 	LWLockAcquire(&hold->partition->lock, LW_EXCLUSIVE);
-	for (int c = 0; c < PST_NCOUNTERS; c++)
+	pends = still_pends(hold);
+	for (int c = 0; pends && c < PST_NCOUNTERS; c++)
 		hold->entry->pending[c] -= hold->n[c];
-	hold->partition->rejected += pst_total(hold->n);
-	set_tries(hold, left);
+	if (pends)
+	{
+		hold->partition->rejected += pst_total(hold->n);
+		set_tries(hold, left);
+	}
 	LWLockRelease(&hold->partition->lock);
+	if (!pends)
+		return false;
 
 	LWLockAcquire(&db->partitions[0].lock, LW_EXCLUSIVE);
 	pst_copy_text(db->reason, reason, sizeof(db->reason));
 	db->rejected_at = GetCurrentTimestamp();
 	db->rejected_stats = hold->key.stats;
 	LWLockRelease(&db->partitions[0].lock);
+	return true;
+}
+
+/* ---- corrections: by the owner of the table, in transactions of his ---- */
+
+/*
+ * Claims are flights, too, of the transaction that corrects.  Only an entry's last flight is in
+ * the air, and it is of the flusher, or of one such transaction, which may add to it.
+ *
+ * The XIDs of an entry's flights need not grow then, but each began when the one before had
+ * landed.  For all entries that does not hold, so that an entry with a claim is not evicted
+ * before every snapshot sees its flights.
+ */
+
+static PstFlight *
+last_flight(PstPartition *partition, const PstEntry *entry)
+{
+	return &history_of(memory_of(partition), entry)->flights[entry->nflights - 1];
+}
+
+/* Under the lock of the partition */
+static void
+claim_entry(PstDatabase *db, PstHold *hold, FullTransactionId xid)
+{
+	PstEntry   *entry = hold->entry;
+
+	if (entry->in_air)
+	{
+		add(last_flight(hold->partition, entry)->n, entry->pending);
+		memcpy(hold->n, entry->pending, sizeof(hold->n));
+		memset(entry->pending, 0, sizeof(entry->pending));
+		hold->since = entry->since;
+		return;
+	}
+	pg_atomic_fetch_add_u32(&db->claims_begun, 1);
+	pg_atomic_fetch_add_u32(&db->claims, 1);
+	take_off(hold, xid);
+	entry->claimed = true;
+}
+
+/*
+ * What is pending of a prompt becomes a flight of our transaction; hold->entry is NULL where
+ * nothing is.  Returns the transaction that has the prompt in the air, if another has.
+ */
+TransactionId
+pst_claim(PstDatabase *db, const PstTables *tables, Datum id, PstHold *hold)
+{
+	FullTransactionId xid = GetTopFullTransactionId();
+	FullTransactionId holder = xid;
+	PstEntry   *entry;
+	uint32		hash;
+
+	memset(hold, 0, sizeof(*hold));
+	if (!make_key(&hold->key, tables->stats, tables->id_kind, id))
+		return InvalidTransactionId;
+	hash = hash_key(&hold->key);
+	hold->partition = partition_of(db, hash);
+	LWLockAcquire(&hold->partition->lock, LW_EXCLUSIVE);
+	entry = find_entry(memory_of(hold->partition), &hold->key, hash);
+	if (entry != NULL && entry->in_air)
+		holder = last_flight(hold->partition, entry)->xid;
+	if (entry != NULL && FullTransactionIdEquals(holder, xid) && !pst_is_zero(entry->pending))
+	{
+		hold->entry = entry;
+		claim_entry(db, hold, xid);
+	}
+	LWLockRelease(&hold->partition->lock);
+	return FullTransactionIdEquals(holder, xid) ? InvalidTransactionId : XidFromFullTransactionId(holder);
+}
+
+/*
+ * All that its transaction claimed of the prompt is in the table, or dropped: at once, by the
+ * first claim.  The flusher may have its entry in its hands, so that it stays.  Must not fail.
+ */
+void
+pst_land_claim(PstDatabase *db, PstHold *hold)
+{
+	if (!hold->in_air)
+		return;					/* the first claim has landed all */
+	LWLockAcquire(&hold->partition->lock, LW_EXCLUSIVE);
+	hold->entry->in_air = false;
+	hold->in_air = false;
+	set_tries(hold, no_tries);
+	hold->partition->flushed += pst_total(last_flight(hold->partition, hold->entry)->n);
+	LWLockRelease(&hold->partition->lock);
+	pg_atomic_fetch_sub_u32(&db->claims, 1);
+}
+
+/* It is pending again, and due.  The last claim comes first.  Must not fail. */
+void
+pst_return_claim(PstDatabase *db, PstHold *hold)
+{
+	bool		last = hold->in_air;
+
+	LWLockAcquire(&hold->partition->lock, LW_EXCLUSIVE);
+	add(hold->entry->pending, hold->n);
+	hold->entry->since = hold->since;
+	for (int c = 0; !last && c < PST_NCOUNTERS; c++)
+		last_flight(hold->partition, hold->entry)->n[c] -= hold->n[c];
+	if (last)
+	{
+		hold->entry->nflights--;
+		hold->entry->in_air = false;
+		hold->in_air = false;
+	}
+	list_entry(hold->partition, hold->entry);
+	LWLockRelease(&hold->partition->lock);
+	if (last)
+		pg_atomic_fetch_sub_u32(&db->claims, 1);
 }
 
 /* XIDs are compared by their lower half, so what is long past is forgotten */
@@ -741,8 +894,28 @@ forget_old_xid(FullTransactionId *xid, FullTransactionId next)
 		*xid = InvalidFullTransactionId;
 }
 
+static bool
+is_seen_by_all(FullTransactionId xid, TransactionId horizon)
+{
+	return !FullTransactionIdIsValid(xid) || TransactionIdPrecedes(XidFromFullTransactionId(xid), horizon);
+}
+
+/* Under the lock of the partition: no reader asks for its flights any more */
 static void
-evict_idle(PstPartition *partition, PstEntries *memory, FullTransactionId next)
+forget_claims(PstEntries *memory, PstEntry *entry, TransactionId horizon)
+{
+	PstHistory *history = history_of(memory, entry);
+
+	if (!entry->claimed || entry->in_air || !is_seen_by_all(history->dropped, horizon))
+		return;
+	for (int i = 0; i < entry->nflights; i++)
+		if (!is_seen_by_all(history->flights[i].xid, horizon))
+			return;
+	entry->claimed = false;
+}
+
+static void
+evict_idle(PstPartition *partition, PstEntries *memory, FullTransactionId next, TransactionId horizon)
 {
 	for (uint32 i = 0; i < memory->high; i++)
 	{
@@ -751,13 +924,14 @@ evict_idle(PstPartition *partition, PstEntries *memory, FullTransactionId next)
 		let_others(partition, i);
 		if (entry->has_history)
 			forget_old_xid(&history_of(memory, entry)->dropped, next);
+		forget_claims(memory, entry, horizon);
 		if (OidIsValid(entry->stats) && is_idle(entry))
 			evict(partition, entry);
 	}
 }
 
 static void
-tidy_partition(PstPartition *partition, bool all, bool release, FullTransactionId next)
+tidy_partition(PstPartition *partition, bool all, bool release, FullTransactionId next, TransactionId horizon)
 {
 	dsa_pointer unused = InvalidDsaPointer;
 	PstEntries *memory;
@@ -767,7 +941,7 @@ tidy_partition(PstPartition *partition, bool all, bool release, FullTransactionI
 	forget_old_xid(&partition->evicted, next);
 	if (memory != NULL && (all || is_crowded(memory)))
 	{
-		evict_idle(partition, memory, next);
+		evict_idle(partition, memory, next, horizon);
 		if (memory->used == 0 && (release || memory->size != configured_size()))
 		{
 			unused = partition->memory;
@@ -794,6 +968,7 @@ pst_tidy_partitions(PstDatabase *db, bool release)
 	static TimestampTz last = 0;
 	TimestampTz now = GetCurrentTimestamp();
 	FullTransactionId next = ReadNextFullTransactionId();
+	TransactionId horizon = GetOldestNonRemovableTransactionId(NULL);
 	bool		all = release || now < last || TimestampDifferenceExceeds(last, now, TIDY_MS);
 
 	if (all)
@@ -801,7 +976,7 @@ pst_tidy_partitions(PstDatabase *db, bool release)
 
 	for (int p = 0; p < PST_PARTITIONS; p++)
 		if (DsaPointerIsValid(db->partitions[p].memory))
-			tidy_partition(&db->partitions[p], all, release, next);
+			tidy_partition(&db->partitions[p], all, release, next, horizon);
 }
 
 /* ---- all partitions ---- */
@@ -962,7 +1137,9 @@ sum_unseen(const Reading *reading, Snapshot snapshot, int64 *n)
 	{
 		const PstFlight *flight = &reading->history.flights[i];
 
-		if (is_unseen(flight->xid, snapshot) || !TransactionIdDidCommit(XidFromFullTransactionId(flight->xid)))
+		if (TransactionIdIsCurrentTransactionId(XidFromFullTransactionId(flight->xid)))
+			pst_add_unseen_claims(&reading->key, snapshot, n);
+		else if (is_unseen(flight->xid, snapshot) || !TransactionIdDidCommit(XidFromFullTransactionId(flight->xid)))
 			add(n, flight->n);
 	}
 	return true;

@@ -3,13 +3,15 @@
  *		The one row of prompt_stats_internal.migration: where the last run stands.
  *
  * It is the extension's own table, and it holds what view prompt_stats_migration_progress
- * shows to other sessions.
+ * shows to other sessions.  It only saves time, and is in no dump.  The mode of a run decides
+ * what becomes of rows, so that stands beside the choice of tables, which is (choice.c).
  */
 #include "migrate.h"
 
 #include "catalog/pg_type.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
+#include "utils/lsyscache.h"
 
 /* Batches exclude each other; taken before any row is locked */
 void
@@ -24,38 +26,49 @@ mode_name(bool keep)
 	return keep ? "keep" : "add";
 }
 
-static uint64
-find_run(void)
+/* NULL: none is under way */
+static const char *
+running_mode(void)
 {
-	return pst_run_as_extension(psprintf("SELECT m.position, m.mode FROM %s AS m WHERE m.finished_at IS NULL",
-										 pst_own_name("migration")), 0, NULL, NULL);
+	const char *migration = pst_get_migration();
+
+	return migration != NULL && strcmp(migration, "due") != 0 ? migration : NULL;
 }
 
 bool
 pst_is_running(void)
 {
-	return find_run() > 0;
+	return running_mode() != NULL;
 }
 
-/* A run goes on as it began */
-void
-pst_read_run(PstRun *run, bool keep)
+/* A run goes on as it began, also in a restored database */
+static void
+check_mode(const char *mode, bool keep)
 {
-	const char *mode;
-	bool		isnull;
-
-	ItemPointerSet(&run->position, 0, 0);
-	run->is_running = find_run() > 0;
-	if (!run->is_running)
-		return;
-
-	run->position = *(ItemPointer) DatumGetPointer(pst_get_field(0, 1, &isnull));
-	mode = TextDatumGetCString(pst_get_field(0, 2, &isnull));
 	if (strcmp(mode, mode_name(keep)) != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("a migration with mode => '%s' is under way", mode),
-				 errhint("Finish it first, with CALL prompt_stats_migrate(mode => '%s');", mode)));
+				 errhint("Finish it first, with CALL %s.prompt_stats_migrate(mode => '%s');",
+						 quote_identifier(get_namespace_name(pst_extension_schema())), mode)));
+}
+
+void
+pst_read_run(PstRun *run, bool keep)
+{
+	const char *mode = running_mode();
+	bool		isnull;
+
+	ItemPointerSet(&run->position, 0, 0);
+	run->is_running = false;
+	if (mode == NULL)
+		return;
+
+	check_mode(mode, keep);
+	run->is_running = pst_run_as_extension(psprintf("SELECT m.position FROM %s AS m WHERE m.finished_at IS NULL",
+													pst_own_name("migration")), 0, NULL, NULL) > 0;
+	if (run->is_running)
+		run->position = *(ItemPointer) DatumGetPointer(pst_get_field(0, 1, &isnull));
 }
 
 void
@@ -71,6 +84,7 @@ pst_begin_run(PstRun *run, const PstTables *tables, bool keep)
 	(void) pst_run_as_extension(psprintf("DELETE FROM %s", name), 0, NULL, NULL);
 	(void) pst_run_as_extension(psprintf("INSERT INTO %s (mode, blocks_total) VALUES ($1, $2)", name),
 								lengthof(types), types, values);
+	pst_set_migration(tables, mode_name(keep));
 	run->is_running = true;
 }
 
@@ -103,9 +117,11 @@ pst_save_run(const PstRun *run, int64 rows, const PstDeltas *deltas)
 								lengthof(types), types, values);
 }
 
+/* Where rows are left that can't move, the check is not valid */
 void
-pst_end_run(void)
+pst_end_run(const PstTables *tables, bool valid)
 {
+	pst_set_migration(tables, valid ? NULL : "due");
 	(void) pst_run_as_extension(psprintf("UPDATE %s AS m SET finished_at = pg_catalog.clock_timestamp()"
 										 " WHERE m.finished_at IS NULL", pst_own_name("migration")),
 								0, NULL, NULL);

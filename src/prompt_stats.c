@@ -19,5 +19,6 @@ _PG_init(void)
 	PstTablesInit();
 	PstXactInit();
 	PstRefuseInit();
+	PstPlansInit();
 	PstHooksInit();
 }

@@ -82,7 +82,7 @@ pst_recount_forks(Oid function, bool lower, int32 limit)
 		for (int i = 0; i < chunk.len && deltas.len < limit; i++)
 			pst_append_delta(&deltas, &chunk.items[i]);
 	pst_end_merge(merge);
-	written = pst_fold(&tables, &deltas);
+	written = pst_fold_all(&tables, &deltas);
 	SPI_finish();
 	return written;
 }

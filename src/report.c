@@ -26,6 +26,12 @@ static const char *const texts[PST_NITEMS] = {
 	[PST_ITEM_COPIES_BEYOND] = "copies that only the counters have",
 };
 
+const char *
+pst_item_text(PstItem item)
+{
+	return texts[item];
+}
+
 typedef struct Making
 {
 	const PstTables *tables;
@@ -133,7 +139,7 @@ merge_events(PstMerge *merge, const PstTables *tables)
 							 pst_id_sql("e.prompt_id", tables->id_kind), tables->events_name));
 }
 
-/* The caller has locked both tables */
+/* The caller has locked both tables, of which that of the counters may be missing */
 void
 pst_make_report(const PstTables *tables, PstReport *report)
 {
@@ -147,7 +153,8 @@ pst_make_report(const PstTables *tables, PstReport *report)
 	pst_init_deltas(&making.suspects, tables, CHUNK);
 	merge = pst_begin_merge(tables);
 	merge_events(merge, tables);
-	pst_merge_counters(merge);
+	if (OidIsValid(tables->stats))
+		pst_merge_counters(merge);
 	pst_sort_merged(merge);
 	while (pst_next_merged(merge, &merged))
 		add_merged(&making, &merged);

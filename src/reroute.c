@@ -82,6 +82,8 @@ prompt_stats_reroute(PG_FUNCTION_ARGS)
 
 	check_trigger(fcinfo);
 	row = data->tg_trigtuple;
+	if (pst_is_restoring())
+		return PointerGetDatum(row);	/* its counters come with it */
 	desc = RelationGetDescr(data->tg_relation);
 	event_type = SPI_getvalue(row, desc, SPI_fnumber(desc, "event_type"));
 	if (!is_word(event_type, "view") && !is_word(event_type, "copy"))
@@ -117,26 +119,41 @@ own_tables(Oid function)
 static void
 alter_events(const PstTables *tables, const char *sql)
 {
-	PstScope	scope = pst_scope_of(tables->events_owner, tables->events_path);
-
-	SPI_connect();
-	(void) pst_run_in(&scope, sql, 0, NULL, NULL);
-	SPI_finish();
+	(void) pst_run_on_table(tables->events, sql, 0, NULL, NULL);
 }
 
+/* A row that is not inserted can be no duplicate */
+static void
+check_accepted(FunctionCallInfo fcinfo, const PstTables *tables)
+{
+	List	   *accepted = pst_need_accepted(fcinfo, 0, PST_COMPAT);
+	List	   *unaccepted = pst_find_unaccepted(tables, PST_COMPAT, accepted);
+
+	if (unaccepted != NIL)
+		pst_unaccepted_error(unaccepted, accepted, fcinfo->flinfo->fn_oid, "");
+}
+
+/*
+ * prompt_stats_enable_compat(accept text[]).  ALWAYS: also for the apply worker of a
+ * subscription, and for whoever else plays a replica.
+ */
 Datum
 prompt_stats_enable_compat(PG_FUNCTION_ARGS)
 {
-	const PstTables *tables = own_tables(fcinfo->flinfo->fn_oid);
+	PstTables	tables = *own_tables(fcinfo->flinfo->fn_oid);
 
-	alter_events(tables, psprintf("CREATE OR REPLACE TRIGGER prompt_stats_reroute BEFORE INSERT ON %s FOR EACH ROW"
-								  " WHEN (NEW.event_type::pg_catalog.text OPERATOR(pg_catalog.=) 'view'::pg_catalog.text"
-								  " OR NEW.event_type::pg_catalog.text OPERATOR(pg_catalog.=) 'copy'::pg_catalog.text)"
-								  " EXECUTE FUNCTION prompt_stats_internal.reroute()", tables->events_name));
+	SPI_connect();
+	check_accepted(fcinfo, &tables);
+	alter_events(&tables, psprintf("CREATE OR REPLACE TRIGGER prompt_stats_reroute BEFORE INSERT ON %s FOR EACH ROW"
+								   " WHEN (NEW.event_type::pg_catalog.text OPERATOR(pg_catalog.=) 'view'::pg_catalog.text"
+								   " OR NEW.event_type::pg_catalog.text OPERATOR(pg_catalog.=) 'copy'::pg_catalog.text)"
+								   " EXECUTE FUNCTION prompt_stats_internal.reroute()", tables.events_name));
+	alter_events(&tables, psprintf("ALTER TABLE %s ENABLE ALWAYS TRIGGER prompt_stats_reroute", tables.events_name));
+	SPI_finish();
 	ereport(NOTICE,
-			(errmsg("inserting a view or copy into table %s now counts it", tables->events_name),
+			(errmsg("inserting a view or copy into table %s now counts it", tables.events_name),
 			 errhint("When every application calls the functions, SELECT %s();",
-					 quote_qualified_identifier(get_namespace_name(tables->schema), "prompt_stats_teardown"))));
+					 quote_qualified_identifier(get_namespace_name(tables.schema), "prompt_stats_teardown"))));
 	PG_RETURN_VOID();
 }
 
@@ -146,6 +163,8 @@ prompt_stats_teardown(PG_FUNCTION_ARGS)
 {
 	const PstTables *tables = own_tables(fcinfo->flinfo->fn_oid);
 
+	SPI_connect();
 	alter_events(tables, psprintf("DROP TRIGGER IF EXISTS prompt_stats_reroute ON %s", tables->events_name));
+	SPI_finish();
 	PG_RETURN_VOID();
 }

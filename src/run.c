@@ -33,9 +33,7 @@
  * An error leaves the scope by itself: the abort of the (sub)transaction restores user,
  * settings and constraints (xact.c), and PG_FINALLY the rest.
  *
- * Saved plans: the server revises a plan when its tables change (plancache.c), but from its
- * text: a table that was renamed or replaced needs another text.  So tables.c has all plans
- * forgotten when it finds the tables changed.
+ * The plans of statements that are run often are saved: plans.c.
  */
 #include "prompt_stats.h"
 
@@ -61,11 +59,6 @@
 
 /* The innermost scope that is entered; NULL outside of all */
 static PstScope *current = NULL;
-
-static PstPlan *saved_plans = NULL;
-
-/* A trigger may count while a plan of ours runs: don't free that plan then */
-static int	running = 0;
 
 /* ---- deferrable constraints ---- */
 
@@ -184,9 +177,11 @@ static void
 hide_cursors(PstScope *scope)
 {
 	MemoryContext top = top_portal_context();
+	MemoryContext caller;
 
 	if (top == NULL)
 		return;
+	caller = MemoryContextSwitchTo(scope->context);
 	for (MemoryContext context = top->firstchild; context != NULL; context = context->nextchild)
 	{
 		Portal		portal = portal_of(context);
@@ -197,6 +192,7 @@ hide_cursors(PstScope *scope)
 		scope->hidden = lappend(scope->hidden, portal);
 	}
 	scope->mark = AllocSetContextCreate(top, "prompt_stats scope", ALLOCSET_SMALL_SIZES);
+	MemoryContextSwitchTo(caller);
 }
 
 /* Closes the portals that the owner's code has left, where it ended without an error */
@@ -263,6 +259,13 @@ pst_is_in_scope(void)
 	return current != NULL;
 }
 
+/* Does the statement of the scope look up the keys of an array?  plans.c asks. */
+bool
+pst_finds_keys(void)
+{
+	return current != NULL && current->finds_keys;
+}
+
 /* With the settings of the server's defaults for what is not said */
 PstScope
 pst_scope_of(Oid owner, const char *path)
@@ -290,6 +293,7 @@ enter_scope(PstScope *scope)
 	scope->guc_level = 0;
 	scope->hidden = NIL;
 	scope->mark = NULL;
+	scope->context = CurrentMemoryContext;
 	scope->outer = current;
 	SetUserIdAndSecContext(scope->owner, scope->sec_context | SECURITY_LOCAL_USERID_CHANGE |
 						   SECURITY_RESTRICTED_OPERATION | scope->more_context);
@@ -454,14 +458,13 @@ pst_commit(void)
 	EnsurePortalSnapshotExists();
 }
 
-/* ---- saved plans ---- */
+/* ---- saved statements ---- */
 
 /* The error context while we write: an ErrorContextCallback */
 void
 pst_write_context(void *table_name)
 {
-	if (geterrcode() == ERRCODE_FOREIGN_KEY_VIOLATION)
-		errhint("Count prompts that exist; insert the prompt first.");
+	pst_hint_at_write_error(table_name);
 	errcontext("writing table %s", (const char *) table_name);
 }
 
@@ -479,24 +482,22 @@ pst_save_plan(PstPlan *plan, const char *sql, int nargs, Oid *argtypes)
 	if (prepared == NULL || SPI_keepplan(prepared) != 0)
 		elog(ERROR, "could not prepare \"%s\": %s", sql,
 			 SPI_result_code_string(SPI_result));
-	plan->prepared = prepared;
-	plan->next = saved_plans;
-	saved_plans = plan;
+	pst_keep_plan(plan, prepared);
 }
 
 static uint64
 execute_plan(PstPlan *plan, Datum *values, const char *nulls, bool read_only)
 {
-	int			result = 0;
+	volatile int result = 0;
 
-	running++;
+	pst_begin_saved();
 	PG_TRY();
 	{
 		result = SPI_execute_plan(plan->prepared, values, nulls, read_only, 0);
 	}
 	PG_FINALLY();
 	{
-		running--;
+		pst_end_saved();
 	}
 	PG_END_TRY();
 
@@ -526,20 +527,4 @@ Portal
 pst_open_as_caller(const char *sql)
 {
 	return SPI_cursor_open_with_args(NULL, sql, 0, NULL, NULL, NULL, true, 0);
-}
-
-/* Rare, so the plans that must stay because they run are not worth a list */
-void
-pst_forget_plans(void)
-{
-	while (saved_plans != NULL)
-	{
-		PstPlan    *plan = saved_plans;
-
-		saved_plans = plan->next;
-		if (running == 0)
-			SPI_freeplan(plan->prepared);
-		plan->prepared = NULL;
-		plan->next = NULL;
-	}
 }

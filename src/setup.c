@@ -17,7 +17,9 @@
 #include "catalog/pg_class.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_type.h"
+#include "commands/comment.h"
 #include "miscadmin.h"
+#include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
@@ -25,14 +27,6 @@
 #include "utils/rel.h"
 
 PG_FUNCTION_INFO_V1(prompt_stats_setup);
-
-typedef struct Setup
-{
-	Oid			home;			/* schema of the tables */
-	Oid			prompts;		/* table prompts in it, or InvalidOid */
-	Oid			events;
-	Oid			stats;
-} Setup;
 
 /* ---- which tables ---- */
 
@@ -58,34 +52,54 @@ take_unasked(const char *name, Oid schema)
 	Oid			table = get_relname_relid(name, schema);
 
 	if (OidIsValid(table) && pst_is_strangers(table))
-		pst_stranger_error(table);
+		pst_stranger_error(table, "prompt_events", "prompt_stats");
 	return table;
 }
 
-static void
-find(Setup *setup)
+/* Locked, for one that is dropped meanwhile is none, and there may be another in its place */
+static Oid
+find_locked(const char *name, Oid schema)
+{
+	Oid			table;
+
+	while (OidIsValid(table = get_relname_relid(name, schema)))
+	{
+		LockRelationOid(table, AccessShareLock);
+		if (get_relname_relid(name, schema) == table)
+			break;
+		UnlockRelationOid(table, AccessShareLock);
+	}
+	return table;
+}
+
+/*
+ * The tables to adopt: those that are named, else those that were chosen, else those of the
+ * usual names.  What there is none of will be created in the same schema.
+ */
+void
+pst_find_place(PstPlace *place)
 {
 	Oid			chosen_events;
 	Oid			chosen_stats;
 
 	pst_find_chosen(&chosen_events, &chosen_stats);
-	if (OidIsValid(setup->stats) || OidIsValid(setup->events))
-		setup->home = get_rel_namespace(OidIsValid(setup->stats) ? setup->stats : setup->events);
+	if (OidIsValid(place->stats) || OidIsValid(place->events))
+		place->home = get_rel_namespace(OidIsValid(place->stats) ? place->stats : place->events);
 	else
 	{
-		setup->stats = chosen_stats;
-		setup->events = chosen_events;
-		setup->home = OidIsValid(chosen_stats) ? get_rel_namespace(chosen_stats) :
+		place->stats = chosen_stats;
+		place->events = chosen_events;
+		place->home = OidIsValid(chosen_stats) ? get_rel_namespace(chosen_stats) :
 			OidIsValid(chosen_events) ? get_rel_namespace(chosen_events) : find_home(pst_extension_schema());
 	}
-	if (!OidIsValid(setup->events))
-		setup->events = take_unasked("prompt_events", setup->home);
-	if (!OidIsValid(setup->stats))
-		setup->stats = take_unasked("prompt_stats", setup->home);
-	setup->prompts = get_relname_relid("prompts", setup->home);
-	if (OidIsValid(setup->prompts) && get_rel_relkind(setup->prompts) != RELKIND_RELATION &&
-		get_rel_relkind(setup->prompts) != RELKIND_PARTITIONED_TABLE)
-		setup->prompts = InvalidOid;
+	if (!OidIsValid(place->events))
+		place->events = take_unasked("prompt_events", place->home);
+	if (!OidIsValid(place->stats))
+		place->stats = take_unasked("prompt_stats", place->home);
+	place->prompts = find_locked("prompts", place->home);
+	if (OidIsValid(place->prompts) && get_rel_relkind(place->prompts) != RELKIND_RELATION &&
+		get_rel_relkind(place->prompts) != RELKIND_PARTITIONED_TABLE)
+		place->prompts = InvalidOid;
 }
 
 /* ---- the types of their ids ---- */
@@ -102,8 +116,8 @@ type_of_column(Oid table, AttrNumber column)
 }
 
 /* InvalidAttrNumber where the primary key is not of one column */
-static AttrNumber
-key_of(Oid table)
+AttrNumber
+pst_key_of(Oid table)
 {
 	Relation	rel = table_open(table, AccessShareLock);
 	AttrNumber	column = InvalidAttrNumber;
@@ -121,6 +135,16 @@ key_of(Oid table)
 	return column;
 }
 
+static bool
+may_add_key(Oid table)
+{
+	Relation	rel = table_open(table, AccessShareLock);
+	bool		has_key = OidIsValid(RelationGetPrimaryKeyIndex(rel));
+
+	table_close(rel, AccessShareLock);
+	return !has_key && get_attnum(table, "id") != InvalidAttrNumber;
+}
+
 /* Built in, so that its name means the same whoever reads it */
 static bool
 is_id_type(Oid type)
@@ -132,15 +156,16 @@ static void
 check_key_of_prompts(Oid prompts)
 {
 	const char *name = pst_qualified_name(prompts);
-	AttrNumber	key = key_of(prompts);
+	AttrNumber	key = pst_key_of(prompts);
 
 	if (key == InvalidAttrNumber)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("table %s has no primary key of one column", name),
 				 errdetail("The tables to be created would hold its ids."),
-				 errhint("Add one, with ALTER TABLE %s ADD PRIMARY KEY (id); or create the tables prompt_events and prompt_stats yourself.",
-						 name)));
+				 may_add_key(prompts) ?
+				 errhint("Add one, with ALTER TABLE %s ADD PRIMARY KEY (id);", name) :
+				 errhint("Create the tables prompt_events and prompt_stats yourself.")));
 	if (!is_id_type(get_atttype(prompts, key)))
 		ereport(ERROR,
 				(errcode(ERRCODE_DATATYPE_MISMATCH),
@@ -150,25 +175,25 @@ check_key_of_prompts(Oid prompts)
 }
 
 /* As the other table has it, else as prompts has it */
-static const char *
-type_of_ids(const Setup *setup)
+const char *
+pst_type_of_ids(const PstPlace *place)
 {
-	Oid			table = OidIsValid(setup->stats) ? setup->stats : setup->events;
+	Oid			table = OidIsValid(place->stats) ? place->stats : place->events;
 	AttrNumber	column = OidIsValid(table) ? get_attnum(table, "prompt_id") : InvalidAttrNumber;
 
 	if (column != InvalidAttrNumber && is_id_type(get_atttype(table, column)))
 		return type_of_column(table, column);
-	return OidIsValid(setup->prompts) ? type_of_column(setup->prompts, key_of(setup->prompts)) : "uuid";
+	return OidIsValid(place->prompts) ? type_of_column(place->prompts, pst_key_of(place->prompts)) : "uuid";
 }
 
 static const char *
-type_of_users(const Setup *setup, const char *id_type)
+type_of_users(const PstPlace *place, const char *id_type)
 {
-	Oid			users = get_relname_relid("users", setup->home);
+	Oid			users = find_locked("users", place->home);
 	AttrNumber	key = InvalidAttrNumber;
 
 	if (OidIsValid(users) && get_rel_relkind(users) == RELKIND_RELATION)
-		key = key_of(users);
+		key = pst_key_of(users);
 	return key != InvalidAttrNumber && is_id_type(get_atttype(users, key)) ? type_of_column(users, key) : id_type;
 }
 
@@ -184,64 +209,68 @@ run_as_creator(const char *sql)
 }
 
 /* The owner of prompts, else of the schema, if that is a role that the caller can give it to */
-static Oid
-future_owner(const Setup *setup)
+Oid
+pst_future_owner(const PstPlace *place)
 {
-	Oid			owner = OidIsValid(setup->prompts) ? pst_owner_of(setup->prompts) : pst_owner_of_schema(setup->home);
+	Oid			owner = OidIsValid(place->prompts) ? pst_owner_of(place->prompts) : pst_owner_of_schema(place->home);
 
 	return is_member_of_role(GetUserId(), owner) ? owner : GetUserId();
 }
 
-/* Where default privileges would open it to others */
-static void
-close_table(Oid table)
+/* Those whom default privileges have given something; NULL: nobody */
+static char *
+others_of(Oid table)
 {
 	Oid			type = OIDOID;
 	Datum		value = ObjectIdGetDatum(table);
-	char	   *others;
 
 	(void) pst_run_as_extension("SELECT string_agg(DISTINCT CASE WHEN a.grantee = 0::oid THEN 'PUBLIC'"
 								" ELSE a.grantee::regrole::text END, ', ')"
 								" FROM pg_class c, LATERAL aclexplode(c.relacl) a"
 								" WHERE c.oid = $1 AND a.grantee <> c.relowner",
 								1, &type, &value);
-	others = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
-	if (others != NULL)
-		(void) pst_run_on_table(table, psprintf("REVOKE ALL ON TABLE %s FROM %s", pst_qualified_name(table), others),
-								0, NULL, NULL);
+	return SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
 }
 
-/* The application's, from now on: neither the extension's nor the creator's */
+/*
+ * The application's, from now on: neither the extension's nor the creator's.  Rights are
+ * taken first, because ALTER EXTENSION forgets which were the extension's initial ones.
+ */
 static void
-give_away(const Setup *setup, Oid table)
+give_away(const PstPlace *place, Oid table)
 {
-	Oid			owner = future_owner(setup);
+	Oid			owner = pst_future_owner(place);
 	const char *name = pst_qualified_name(table);
+	char	   *others = others_of(table);
 
+	if (others != NULL)
+		run_as_creator(psprintf("REVOKE ALL ON TABLE %s FROM %s", name, others));
 	if (OidIsValid(getExtensionOfObject(RelationRelationId, table)))
 		run_as_creator(psprintf("ALTER EXTENSION prompt_stats DROP TABLE %s", name));
 	if (owner != GetUserId())
 		run_as_creator(psprintf("ALTER TABLE %s OWNER TO %s", name,
 								quote_identifier(GetUserNameFromId(owner, false))));
-	close_table(table);
-	if (OidIsValid(setup->prompts))
+	if (OidIsValid(place->prompts))
 		(void) pst_run_on_table(table, psprintf("ALTER TABLE %s ADD FOREIGN KEY (prompt_id) REFERENCES %s ON DELETE CASCADE",
-												name, pst_qualified_name(setup->prompts)),
+												name, pst_qualified_name(place->prompts)),
 								0, NULL, NULL);
-	ereport(NOTICE, (errmsg("created table %s", name)));
+	ereport(NOTICE,
+			(errmsg("created table %s", name),
+			 others == NULL ? 0 :
+			 errdetail("It is closed to %s, whom default privileges would have given rights.", others)));
 }
 
 static const char *
-name_in(const Setup *setup, const char *name)
+name_in(const PstPlace *place, const char *name)
 {
-	return quote_qualified_identifier(get_namespace_name(setup->home), name);
+	return quote_qualified_identifier(get_namespace_name(place->home), name);
 }
 
 /* Room on each page for the next version of its rows: updates stay HOT */
 static Oid
-create_stats(const Setup *setup, const char *id_type)
+create_stats(const PstPlace *place, const char *id_type)
 {
-	const char *name = name_in(setup, "prompt_stats");
+	const char *name = name_in(place, "prompt_stats");
 	Oid			table;
 
 	run_as_creator(psprintf("CREATE TABLE %s ("
@@ -251,15 +280,15 @@ create_stats(const Setup *setup, const char *id_type)
 							" fork_count bigint NOT NULL DEFAULT 0,"
 							" updated_at timestamptz) WITH (fillfactor = 70)", name, id_type));
 	run_as_creator(psprintf("COMMENT ON COLUMN %s.updated_at IS '%s'", name, PST_UPDATED_AT_COMMENT));
-	table = get_relname_relid("prompt_stats", setup->home);
-	give_away(setup, table);
+	table = get_relname_relid("prompt_stats", place->home);
+	give_away(place, table);
 	return table;
 }
 
 static Oid
-create_events(const Setup *setup, const char *id_type)
+create_events(const PstPlace *place, const char *id_type)
 {
-	const char *name = name_in(setup, "prompt_events");
+	const char *name = name_in(place, "prompt_events");
 	Oid			table;
 
 	run_as_creator(psprintf("CREATE TABLE %s ("
@@ -270,72 +299,32 @@ create_events(const Setup *setup, const char *id_type)
 							" created_at timestamptz NOT NULL DEFAULT now(),"
 							" CONSTRAINT prompt_events_event_type_check"
 							" CHECK (event_type IS NOT NULL AND event_type IN ('fork', 'compare_add')))",
-							name, id_type, type_of_users(setup, id_type)));
+							name, id_type, type_of_users(place, id_type)));
 	run_as_creator(psprintf("CREATE INDEX ON %s (prompt_id)", name));
-	table = get_relname_relid("prompt_events", setup->home);
-	give_away(setup, table);
+	table = get_relname_relid("prompt_events", place->home);
+	give_away(place, table);
 	return table;
 }
 
+/* Can what is missing be created? */
+void
+pst_check_place(const PstPlace *place)
+{
+	if (OidIsValid(place->prompts) && !(OidIsValid(place->events) && OidIsValid(place->stats)))
+		check_key_of_prompts(place->prompts);
+}
+
 static void
-create_missing(Setup *setup)
+create_missing(PstPlace *place)
 {
 	const char *id_type;
 
-	if (OidIsValid(setup->events) && OidIsValid(setup->stats))
-		return;
-	if (OidIsValid(setup->prompts))
-		check_key_of_prompts(setup->prompts);
-	id_type = type_of_ids(setup);
-	if (!OidIsValid(setup->stats))
-		setup->stats = create_stats(setup, id_type);
-	if (!OidIsValid(setup->events))
-		setup->events = create_events(setup, id_type);
-}
-
-/* ---- choosing ---- */
-
-static void
-check_may_choose(const Setup *setup)
-{
-	Oid			schema = pst_extension_schema();
-	PstTables	chosen = {0};
-
-	pst_find_chosen(&chosen.events, &chosen.stats);
-	pst_check_owner(&chosen);
-	if ((!OidIsValid(chosen.stats) || !OidIsValid(chosen.events)) &&
-		!pst_may_create_in(schema, GetUserId()))
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("permission denied to choose the tables of extension prompt_stats"),
-				 errhint("Grant the right to create in its schema, with GRANT CREATE ON SCHEMA %s.",
-						 quote_identifier(get_namespace_name(schema)))));
-	chosen.events = setup->events;
-	chosen.stats = setup->stats;
-	pst_check_owner(&chosen);
-}
-
-/* From now on they are counted in, whatever becomes of their names and schemas */
-static void
-choose(const Setup *setup)
-{
-	const char *config = pst_own_name("config");
-	Oid			types[] = {REGCLASSOID, REGCLASSOID, NAMEOID, NAMEOID};
-	NameData	events_name = {{0}};
-	NameData	stats_name = {{0}};
-	Datum		values[] = {
-		ObjectIdGetDatum(setup->events), ObjectIdGetDatum(setup->stats),
-		NameGetDatum(&events_name), NameGetDatum(&stats_name)
-	};
-
-	namestrcpy(&events_name, get_rel_name(setup->events));
-	namestrcpy(&stats_name, get_rel_name(setup->stats));
-	(void) pst_run_as_extension(psprintf("DELETE FROM %s", config), 0, NULL, NULL);
-	(void) pst_run_as_extension(psprintf("INSERT INTO %s (events, stats, events_name, stats_name)"
-										 " VALUES ($1, $2, $3, $4)", config),
-								lengthof(types), types, values);
-	CacheInvalidateRelcacheByRelid(pst_own_table("config"));
-	CommandCounterIncrement();
+	pst_check_place(place);
+	id_type = pst_type_of_ids(place);
+	if (!OidIsValid(place->stats))
+		place->stats = create_stats(place, id_type);
+	if (!OidIsValid(place->events))
+		place->events = create_events(place, id_type);
 }
 
 /* ---- guards ---- */
@@ -354,9 +343,8 @@ check_defaults(Oid table, const char *ours)
 	Oid			types[] = {OIDOID, TEXTOID};
 	Datum		values[] = {ObjectIdGetDatum(table), CStringGetTextDatum(ours)};
 	char	   *column;
-	char	   *type;
 
-	(void) pst_run_as_extension("SELECT a.attname, format_type(a.atttypid, NULL) FROM pg_attribute a"
+	(void) pst_run_as_extension("SELECT a.attname FROM pg_attribute a"
 								" WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped"
 								" AND a.attnotnull AND NOT a.atthasdef AND a.attidentity = ''"
 								" AND a.attname <> ALL ($2::name[]) ORDER BY a.attnum LIMIT 1",
@@ -364,15 +352,12 @@ check_defaults(Oid table, const char *ours)
 	column = field(1);
 	if (column == NULL)
 		return;
-	type = field(2);
 	ereport(ERROR,
 			(errcode(ERRCODE_NOT_NULL_VIOLATION),
 			 errmsg("column \"%s\" of table %s is NOT NULL and has no default", column, pst_qualified_name(table)),
 			 errdetail("The extension inserts rows without it."),
-			 errhint("Give it one, with ALTER TABLE %s ALTER COLUMN %s SET DEFAULT %s;",
-					 pst_qualified_name(table), quote_identifier(column),
-					 strcmp(type, "uuid") == 0 ? "gen_random_uuid()" :
-					 strncmp(type, "timestamp", 9) == 0 || strcmp(type, "date") == 0 ? "now()" : "'...'")));
+			 errhint("Do without, by ALTER TABLE %s ALTER COLUMN %s", pst_qualified_name(table),
+					 pst_do_without(table, column))));
 }
 
 /*
@@ -407,44 +392,135 @@ check_policies(Oid table)
 			 errhint("Exempt the owner, with ALTER TABLE %s NO FORCE ROW LEVEL SECURITY;", pst_qualified_name(table))));
 }
 
-static void
-check_adoptable(Oid table, const char *ours)
+void
+pst_check_stats_adoptable(Oid stats)
 {
-	check_defaults(table, ours);
-	check_policies(table);
+	check_defaults(stats, "{prompt_id,view_count,copy_count,fork_count}");
+	check_policies(stats);
+}
+
+void
+pst_check_events_adoptable(Oid events)
+{
+	check_defaults(events, "{prompt_id,user_id,event_type,created_at}");
+	check_policies(events);
+}
+
+/* ---- updated_at ---- */
+
+/* What it says beside ours */
+static char *
+rest_of_comment(Oid table, AttrNumber column)
+{
+	char	   *comment = GetComment(table, RelationRelationId, column);
+	char	   *ours;
+
+	if (comment == NULL)
+		return pstrdup("");
+	ours = pst_find_own_comment(comment);
+	if (ours != NULL)
+		*(ours > comment ? ours - 1 : ours) = '\0';
+	return comment;
+}
+
+/* The statement that makes points in time of what the column holds */
+const char *
+pst_make_time_of(Oid stats)
+{
+	char		category;
+	bool		is_preferred;
+
+	get_type_category_preferred(get_atttype(stats, get_attnum(stats, "updated_at")), &category, &is_preferred);
+	return pst_alteration(stats, "updated_at",
+						  psprintf("ALTER COLUMN updated_at TYPE timestamptz USING %s",
+								   category == TYPCATEGORY_STRING ? "updated_at::timestamptz" :
+								   category == TYPCATEGORY_NUMERIC ? "to_timestamp(updated_at)" : "NULL"));
+}
+
+static void
+check_touched(const PstTables *tables)
+{
+	Oid			type = get_atttype(tables->stats, get_attnum(tables->stats, "updated_at"));
+
+	if (!tables->sets_updated_at)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATATYPE_MISMATCH),
+				 errmsg("column \"updated_at\" of table %s is of type %s, which holds no point in time",
+						tables->stats_name, format_type_be(type)),
+				 errhint("Change it with %s", pst_make_time_of(tables->stats))));
+}
+
+/* The comment on the column tells that it is ours to set: tables.c */
+static void
+touch(Oid stats, bool ours)
+{
+	AttrNumber	column = get_attnum(stats, "updated_at");
+	const char *name = pst_qualified_name(stats);
+	char	   *rest;
+
+	if (column == InvalidAttrNumber && !ours)
+		return;
+	if (column == InvalidAttrNumber)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_COLUMN),
+				 errmsg("table %s has no column \"updated_at\"", name),
+				 errhint("Add it with ALTER TABLE %s ADD COLUMN updated_at timestamptz;", name)));
+	rest = rest_of_comment(stats, column);
+	(void) pst_run_on_table(stats, psprintf("COMMENT ON COLUMN %s.updated_at IS %s", name,
+											quote_literal_cstr(!ours ? rest : *rest == '\0' ? PST_UPDATED_AT_COMMENT :
+															   psprintf("%s\n%s", rest, PST_UPDATED_AT_COMMENT))),
+							0, NULL, NULL);
+	CacheInvalidateRelcacheByRelid(stats);
+	CommandCounterIncrement();
+	if (ours)
+		check_touched(pst_need_tables(InvalidOid));
+}
+
+/* The first two arguments: events regclass, stats regclass */
+PstPlace
+pst_named_place(FunctionCallInfo fcinfo)
+{
+	PstPlace	place = {
+		.events = PG_ARGISNULL(0) ? InvalidOid : PG_GETARG_OID(0),
+		.stats = PG_ARGISNULL(1) ? InvalidOid : PG_GETARG_OID(1)
+	};
+
+	if (OidIsValid(place.events))
+		(void) pst_owner_of(place.events);
+	if (OidIsValid(place.stats))
+		(void) pst_owner_of(place.stats);
+	return place;
 }
 
 /*
- * prompt_stats_setup(events regclass, stats regclass): creates or adopts the tables; as often
- * as you like.
+ * prompt_stats_setup(events regclass, stats regclass, touch boolean): creates or adopts the
+ * tables; as often as you like.
  */
 Datum
 prompt_stats_setup(PG_FUNCTION_ARGS)
 {
-	Setup		setup = {
-		.events = PG_ARGISNULL(0) ? InvalidOid : PG_GETARG_OID(0),
-		.stats = PG_ARGISNULL(1) ? InvalidOid : PG_GETARG_OID(1)
-	};
+	PstPlace	place;
 	const PstTables *tables;
 	bool		is_clean;
 
 	pst_check_may_write(fcinfo->flinfo->fn_oid);
-	if (OidIsValid(setup.events))
-		(void) pst_owner_of(setup.events);
-	if (OidIsValid(setup.stats))
-		(void) pst_owner_of(setup.stats);
-
+	place = pst_named_place(fcinfo);
 	SPI_connect();
-	find(&setup);
-	create_missing(&setup);
-	check_may_choose(&setup);
-	choose(&setup);
+	pst_find_place(&place);
+	pst_check_may_choose(place.events, place.stats);	/* who may not create,
+														 * either */
+	create_missing(&place);
+	pst_check_may_choose(place.events, place.stats);
+	pst_choose(place.events, place.stats);
 
 	/* Reads the shape of both: an error where they can't be used */
 	tables = pst_need_tables(InvalidOid);
-	check_adoptable(tables->stats, "{prompt_id,view_count,copy_count,fork_count}");
-	check_adoptable(tables->events, "{prompt_id,user_id,event_type,created_at}");
+	if (!PG_ARGISNULL(2))
+		touch(tables->stats, PG_GETARG_BOOL(2));
+	pst_check_stats_adoptable(tables->stats);
+	pst_check_events_adoptable(tables->events);
 	is_clean = pst_guard_events(tables);
+	pst_note_legacy(tables, is_clean);
 
 	ereport(NOTICE,
 			(errmsg("counting into table %s, events in table %s", tables->stats_name, tables->events_name)));
@@ -453,6 +529,7 @@ prompt_stats_setup(PG_FUNCTION_ARGS)
 				(errmsg("table %s holds rows of other kinds than fork and compare_add", tables->events_name),
 				 errhint("Move views and copies into the counters with CALL %s();",
 						 quote_qualified_identifier(get_namespace_name(tables->schema), "prompt_stats_migrate"))));
+	pst_tell_findings(tables, PST_PERHAPS);
 	SPI_finish();
 	PG_RETURN_VOID();
 }

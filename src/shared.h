@@ -98,7 +98,8 @@ typedef struct PstKey
 
 typedef struct PstFlight
 {
-	FullTransactionId xid;		/* the flusher's transaction that folds it */
+	FullTransactionId xid;		/* the transaction that folds it: the
+								 * flusher's, or of a claim */
 	int64		n[PST_NCOUNTERS];
 } PstFlight;
 
@@ -120,12 +121,13 @@ typedef struct PstEntry
 	Oid			stats;			/* the table; InvalidOid where unused */
 	uint32		next;			/* in its bucket, or of those that are free */
 	uint32		next_due;
-	uint32		kind:3;			/* PstIdKind */
+	uint32		kind:2;			/* PstIdKind */
 	uint32		len:6;			/* of the id */
 	uint32		nflights:2;		/* in its history, the oldest first */
 	uint32		has_history:1;
 	uint32		is_due:1;		/* in a list of those that have pending counts */
 	uint32		in_air:1;		/* the last flight has not landed */
+	uint32		claimed:1;		/* a flight is of another than the flusher */
 	uint32		reserved:18;	/* transactions that are about to add to it;
 								 * holds MAX_BACKENDS */
 	TimestampTz since;			/* of the oldest pending count */
@@ -134,6 +136,7 @@ typedef struct PstEntry
 } PstEntry;
 
 StaticAssertDecl(PST_ID_BYTES < (1 << 6), "the length of an id is to fit its bits");
+StaticAssertDecl(PST_TEXT < (1 << 2), "the kind of an id is to fit its bits");
 StaticAssertDecl(PST_FLIGHTS < (1 << 2), "the number of flights is to fit its bits");
 StaticAssertDecl(sizeof(PstEntry) == PST_ENTRY_SIZE, "an entry is to fill a line of the cache");
 
@@ -235,6 +238,10 @@ typedef struct PstDatabase
 	pg_atomic_uint64 silence_told;	/* the heartbeat whose silence is in the
 									 * log */
 
+	/* What corrections have in the air: correct.c */
+	pg_atomic_uint32 claims;	/* now */
+	pg_atomic_uint32 claims_begun;
+
 	/* prompt_stats_flush() */
 	pg_atomic_uint64 flushes_wanted;
 	pg_atomic_uint64 flushes_done;
@@ -312,7 +319,7 @@ typedef struct PstHold
 	int64		n[PST_NCOUNTERS];
 	TimestampTz since;
 
-	/* The flusher's */
+	/* The flusher's, and a claim's */
 	bool		in_air;			/* has left pending, not landed */
 	PstTries	tries;
 } PstHold;
@@ -323,6 +330,9 @@ typedef struct PstCycle
 	uint32		todo[PST_PARTITIONS];
 	uint32		others[PST_PARTITIONS]; /* of another table: when the first is
 										 * done */
+	bool		claimed;		/* a correction had something in the air when
+								 * it began */
+	uint32		claims_begun;
 } PstCycle;
 
 /* The sums of now, for the view of a database's state */
@@ -350,13 +360,21 @@ extern void pst_list_again(PstHold *holds, int n);
 extern void pst_take_off(PstHold *holds, int n, FullTransactionId xid);
 extern void pst_land(PstHold *holds, int n);
 extern void pst_turn_back(PstHold *hold, PstTries more);
-extern void pst_reject(PstDatabase *db, PstHold *hold, PstTries left, const char *reason);
+extern bool pst_reject(PstDatabase *db, PstHold *hold, PstTries left, const char *reason);
+extern bool pst_was_claimed(PstDatabase *db, const PstCycle *cycle);
+extern TransactionId pst_claim(PstDatabase *db, const PstTables *tables, Datum id, PstHold *hold);
+extern void pst_land_claim(PstDatabase *db, PstHold *hold);
+extern void pst_return_claim(PstDatabase *db, PstHold *hold);
 extern void pst_tidy_partitions(PstDatabase *db, bool release);
 extern bool pst_is_empty(PstDatabase *db);
 extern void pst_read_ledger(PstDatabase *db, PstLedger *ledger);
 extern void pst_add_grouped(PstDatabase *db, int64 n);
 extern bool pst_read_pending(PstDatabase *db, const PstTables *tables, Snapshot snapshot, PstDeltas *deltas);
 extern bool pst_read_one_pending(PstDatabase *db, const PstTables *tables, Datum id, Snapshot snapshot, int64 *n);
+
+/* ---- correct.c ---- */
+
+extern void pst_add_unseen_claims(const PstKey *key, Snapshot snapshot, int64 *n);
 
 /* ---- status.c ---- */
 

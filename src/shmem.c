@@ -31,7 +31,7 @@
 
 /* Of all that is shared: to be changed with it */
 #ifndef PST_LAYOUT
-#define PST_LAYOUT 7
+#define PST_LAYOUT 8
 #endif
 
 /* After /dev/shm was found full */

@@ -2,11 +2,9 @@
  * tables.c
  *		Which two tables we count in, their shape, and a cache of both.
  *
- * The tables belong to the application; no dependency ties them to us.  They
- * are those that prompt_stats_setup() wrote into prompt_stats_internal.config, or else
- * "prompt_stats" and "prompt_events" in the schema of the extension.  What we
- * learn of them is cached until the server says that one of them, or a schema,
- * has changed (inval.c).
+ * The tables belong to the application; no dependency ties them to us.  Which they are says
+ * choice.c.  What we learn of them is cached until the server says that one of them, or a
+ * schema, has changed (inval.c).
  */
 #include "prompt_stats.h"
 
@@ -28,6 +26,8 @@
 #include "miscadmin.h"
 #include "nodes/nodeFuncs.h"
 #include "nodes/readfuncs.h"
+#include "parser/parse_coerce.h"
+#include "rewrite/prs2lock.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -45,114 +45,10 @@ static Oid	cached_config = InvalidOid;
 static bool cached_valid = false;
 static bool stats_valid = false;	/* what we know of cached.stats is */
 static bool stats_found = false;	/* and it is the extension's table now */
+static bool plans_are_old = false;	/* made before something changed */
 static uint64 invalidations = 0;
 
 PG_FUNCTION_INFO_V1(prompt_stats_tables);
-
-/* ---- finding the tables ---- */
-
-static bool
-table_exists(Oid table)
-{
-	return OidIsValid(table) && SearchSysCacheExists1(RELOID, ObjectIdGetDatum(table));
-}
-
-/* What prompt_stats_setup() has chosen; see prompt_stats_internal.config */
-typedef struct Choice
-{
-	Oid			events;
-	Oid			stats;
-	NameData	events_name;
-	NameData	stats_name;
-} Choice;
-
-/* False where nothing has been chosen yet; columns (events, stats, events_name, stats_name) */
-static bool
-read_config(Oid config, Choice *choice)
-{
-	Relation	rel = table_open(config, AccessShareLock);
-	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, NULL, 0, NULL);
-	HeapTuple	row = systable_getnext(scan);
-	bool		found = HeapTupleIsValid(row);
-
-	if (found)
-	{
-		TupleDesc	desc = RelationGetDescr(rel);
-		bool		isnull;
-
-		choice->events = DatumGetObjectId(heap_getattr(row, 1, desc, &isnull));
-		choice->stats = DatumGetObjectId(heap_getattr(row, 2, desc, &isnull));
-		choice->events_name = *DatumGetName(heap_getattr(row, 3, desc, &isnull));
-		choice->stats_name = *DatumGetName(heap_getattr(row, 4, desc, &isnull));
-	}
-	systable_endscan(scan);
-	table_close(rel, AccessShareLock);
-	return found;
-}
-
-/* A table of that name that may be ours unasked */
-static Oid
-find_unasked(const char *name, Oid schema)
-{
-	Oid			table = get_relname_relid(name, schema);
-
-	return OidIsValid(table) && get_rel_relkind(table) == RELKIND_RELATION && !pst_is_strangers(table) ?
-		table : InvalidOid;
-}
-
-/* Also what is no table, for the error that says so */
-static Oid
-find_usual(const char *name, Oid schema)
-{
-	Oid			table = get_relname_relid(name, schema);
-
-	return OidIsValid(table) && get_rel_relkind(table) == RELKIND_RELATION ? find_unasked(name, schema) : table;
-}
-
-/*
- * The chosen table, wherever it was moved.  Where it was renamed and another stands in its
- * place, as tools that rewrite a table do it, it is the other.  Without another, one that was
- * chosen under a name of its own is followed; one of the usual name is gone, and may come back
- * under that name.
- */
-static Oid
-find_table(Oid chosen, const char *name, const char *usual, Oid home)
-{
-	if (table_exists(chosen))
-	{
-		Oid			other;
-
-		if (strcmp(get_rel_name(chosen), name) == 0)
-			return chosen;
-		other = find_unasked(name, get_rel_namespace(chosen));
-		if (OidIsValid(other))
-			return other;
-		if (strcmp(name, usual) != 0)
-			return chosen;
-	}
-	return find_usual(usual, home);
-}
-
-static void
-find_tables(Oid config, PstTables *tables)
-{
-	Choice		choice = {0};
-
-	(void) read_config(config, &choice);
-	tables->events = find_table(choice.events, NameStr(choice.events_name), "prompt_events", tables->schema);
-	tables->stats = find_table(choice.stats, NameStr(choice.stats_name), "prompt_stats", tables->schema);
-}
-
-/* Without a look at their shape, which may be one that can't be used; InvalidOid: none */
-void
-pst_find_chosen(Oid *events, Oid *stats)
-{
-	PstTables	tables = {.schema = pst_extension_schema()};
-
-	find_tables(pst_own_table("config"), &tables);
-	*events = tables.events;
-	*stats = tables.stats;
-}
 
 static void
 print_names(Relation rel, char *name, char *path)
@@ -170,26 +66,27 @@ print_names(Relation rel, char *name, char *path)
 static void
 check_is_table(Relation rel, const char *name)
 {
+	List	   *children;
+
 	if (rel->rd_rel->relkind != RELKIND_RELATION ||
 		rel->rd_rel->relpersistence == RELPERSISTENCE_TEMP)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("%s is not an ordinary table", name),
 				 errdetail("Views, foreign, partitioned and temporary tables can't be used."),
-				 errhint("Rename it, as in ALTER %s %s RENAME TO %s; then run prompt_stats_setup(), or pass it another table.",
-						 rel->rd_rel->relkind == RELKIND_VIEW ? "VIEW" :
-						 rel->rd_rel->relkind == RELKIND_MATVIEW ? "MATERIALIZED VIEW" :
-						 rel->rd_rel->relkind == RELKIND_FOREIGN_TABLE ? "FOREIGN TABLE" : "TABLE",
-						 name,
-						 quote_identifier(psprintf("%s_old", RelationGetRelationName(rel))))));
+				 rel->rd_rel->relpersistence == RELPERSISTENCE_TEMP ?
+				 errhint("Name a table that stays.") :
+				 errhint("Put a table with its rows in its place, with %s", pst_replace_with_table(rel))));
 
 	/* The flag outlives the last child (pg_inherits.c) */
-	if (rel->rd_rel->relhassubclass &&
-		find_inheritance_children(RelationGetRelid(rel), NoLock) != NIL)
+	if (!rel->rd_rel->relhassubclass)
+		return;
+	children = find_inheritance_children(RelationGetRelid(rel), NoLock);
+	if (children != NIL)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("table %s has inheritance children", name),
-				 errhint("Detach each child with ALTER TABLE ... NO INHERIT %s.", name)));
+				 errhint("Detach them, with%s", pst_detach_children(rel, children))));
 }
 
 static Form_pg_attribute
@@ -226,18 +123,24 @@ need_column(Relation rel, const char *name, const char *column, const char *type
 	return attr;
 }
 
+/* "mend" is a statement, or NULL where we can't know one */
 static void
-bad_column_type(Form_pg_attribute attr, const char *name, const char *wanted,
-				const char *mend)
+bad_column_type(Form_pg_attribute attr, const char *name, const char *wanted, const char *mend)
 {
-	const char *column = NameStr(attr->attname);
-
 	ereport(ERROR,
 			(errcode(ERRCODE_DATATYPE_MISMATCH),
 			 errmsg("column \"%s\" of table %s is of type %s, not %s",
-					column, name, format_type_be(attr->atttypid), wanted),
-			 errhint("Change it with ALTER TABLE %s ALTER COLUMN %s TYPE %s USING %s::%s;",
-					 name, column, mend, column, mend)));
+					NameStr(attr->attname), name, format_type_be(attr->atttypid), wanted),
+			 mend != NULL ?
+			 errhint("Change it with %s", mend) :
+			 errhint("Make it text that says 'view', 'copy', 'fork' or 'compare_add': only you know which of its values means what.")));
+}
+
+static const char *
+alter_type(Relation rel, const char *column, const char *type)
+{
+	return pst_alteration(RelationGetRelid(rel), column,
+						  psprintf("ALTER COLUMN %s TYPE %s USING %s::%s", column, type, column, type));
 }
 
 static Form_pg_attribute
@@ -246,7 +149,9 @@ need_id_column(Relation rel, const char *name, const char *column, PstIdKind *ki
 	Form_pg_attribute attr = need_column(rel, name, column, "uuid");
 
 	if (!pst_id_kind_of(attr->atttypid, kind))
-		bad_column_type(attr, name, "uuid, bigint, integer, text or varchar", "text");
+		bad_column_type(attr, name, "uuid, bigint, integer, text or varchar",
+						pst_alter_ids(rel, column, getBaseType(attr->atttypid),
+									  TypeCategory(attr->atttypid) == TYPCATEGORY_NUMERIC ? "bigint" : "text"));
 	*type = pst_id_column(attr->atttypid, attr->atttypmod);
 	return attr;
 }
@@ -260,7 +165,7 @@ need_counter(Relation rel, const char *name, const char *column, AttrNumber *num
 	if (getBaseType(attr->atttypid) == INT8OID)
 		return PG_INT64_MAX;
 	if (getBaseType(attr->atttypid) != INT4OID)
-		bad_column_type(attr, name, "bigint or integer", "bigint");
+		bad_column_type(attr, name, "bigint or integer", alter_type(rel, column, "bigint"));
 	return PG_INT32_MAX;
 }
 
@@ -285,7 +190,8 @@ no_unique_key(const char *name)
 			(errcode(ERRCODE_INVALID_COLUMN_REFERENCE),
 			 errmsg("table %s has no unique key on prompt_id", name),
 			 errdetail("Without one a prompt could have several rows, and a count would go to all of them."),
-			 errhint("Add one with ALTER TABLE %s ADD UNIQUE (prompt_id);", name)));
+			 errhint("Merge the rows of each prompt, and add one: %s ALTER TABLE %s ADD UNIQUE (prompt_id);",
+					 pst_merge_rows(name), name)));
 }
 
 static void
@@ -300,8 +206,22 @@ deferrable_key(const char *name, const char *constraint, bool is_only_key)
 					 is_only_key ? ", ADD UNIQUE (prompt_id)" : "")));
 }
 
+/* What else the indexes refuse: see insert_missing() in fold.c */
 static void
-check_unique(Relation rel, const char *name, AttrNumber column)
+note_other_key(Relation index, PstTables *tables)
+{
+	Form_pg_index form = index->rd_index;
+
+	if (!form->indisunique && !form->indisexclusion)
+		return;
+	if (form->indimmediate)
+		tables->has_other_keys = true;
+	else
+		tables->has_late_keys = true;
+}
+
+static void
+read_keys(Relation rel, const char *name, AttrNumber column, PstTables *tables)
 {
 	const char *deferrable = NULL;
 	bool		found = false;
@@ -311,13 +231,12 @@ check_unique(Relation rel, const char *name, AttrNumber column)
 	{
 		Relation	index = index_open(lfirst_oid(lc), AccessShareLock);
 
-		if (is_unique_on(index, column))
-		{
-			if (index->rd_index->indimmediate)
-				found = true;
-			else
-				deferrable = pstrdup(RelationGetRelationName(index));
-		}
+		if (!is_unique_on(index, column))
+			note_other_key(index, tables);
+		else if (index->rd_index->indimmediate)
+			found = true;
+		else
+			deferrable = pstrdup(RelationGetRelationName(index));
 		index_close(index, AccessShareLock);
 	}
 	if (deferrable != NULL)
@@ -380,21 +299,11 @@ has_user_trigger(Relation rel)
 	return false;
 }
 
-/* Such a trigger can store a row under another id, or none, whenever it fires */
+/* relhasrules outlives the last rule (rewriteRemove.c) */
 static bool
-has_insert_trigger(Relation rel)
+has_rules(Relation rel)
 {
-	TriggerDesc *triggers = rel->trigdesc;
-
-	for (int i = 0; triggers != NULL && i < triggers->numtriggers; i++)
-	{
-		const Trigger *trigger = &triggers->triggers[i];
-
-		if (TRIGGER_FOR_ROW(trigger->tgtype) && TRIGGER_FOR_BEFORE(trigger->tgtype) &&
-			TRIGGER_FOR_INSERT(trigger->tgtype) && trigger->tgenabled != TRIGGER_DISABLED)
-			return true;
-	}
-	return false;
+	return rel->rd_rules != NULL && rel->rd_rules->numLocks > 0;
 }
 
 /* Built-in is not harmless: set_config() is built in.  These are. */
@@ -465,8 +374,18 @@ runs_user_code(Relation rel)
 
 	return has_user_trigger(rel) || has_suspect_default(rel) ||
 		has_user_type(rel) || has_computed_index(rel) ||
-		rel->rd_rel->relforcerowsecurity || rel->rd_rel->relhasrules ||
+		rel->rd_rel->relforcerowsecurity || has_rules(rel) ||
 		(constr != NULL && (constr->num_check > 0 || pst_has_generated_column(constr)));
+}
+
+/* Where the comment on a column says that we set it; NULL: it doesn't */
+char *
+pst_find_own_comment(char *comment)
+{
+	size_t		len = strlen(PST_UPDATED_AT_COMMENT);
+	size_t		all = strlen(comment);
+
+	return all >= len && strcmp(comment + all - len, PST_UPDATED_AT_COMMENT) == 0 ? comment + all - len : NULL;
 }
 
 /* Can the time be assigned to it? */
@@ -479,7 +398,7 @@ holds_time(Form_pg_attribute attr)
 		(type == TIMESTAMPTZOID || type == TIMESTAMPOID || type == DATEOID);
 }
 
-/* We set what we created, as long as it can hold a time: its owner may have changed it */
+/* As long as it can hold a time: its owner may have changed it */
 static bool
 is_ours(Relation rel, Form_pg_attribute updated_at)
 {
@@ -488,13 +407,12 @@ is_ours(Relation rel, Form_pg_attribute updated_at)
 	if (updated_at == NULL || !holds_time(updated_at))
 		return false;
 	comment = GetComment(RelationGetRelid(rel), RelationRelationId, updated_at->attnum);
-	return comment != NULL && strcmp(comment, PST_UPDATED_AT_COMMENT) == 0;
+	return comment != NULL && pst_find_own_comment(comment) != NULL;
 }
 
 static void
-read_stats(PstTables *tables)
+read_stats(Relation rel, PstTables *tables)
 {
-	Relation	rel = relation_open(tables->stats, AccessShareLock);
 	const char *name = tables->stats_name;
 	Form_pg_attribute id;
 	Form_pg_attribute updated_at = find_column(rel, "updated_at");
@@ -508,35 +426,45 @@ read_stats(PstTables *tables)
 	tables->has_aliases = OidIsValid(id->attcollation) && !get_collation_isdeterministic(id->attcollation);
 	for (int c = 0; c < PST_NCOUNTERS; c++)
 		tables->counter_max[c] = need_counter(rel, name, counter_columns[c], &tables->counter_columns[c]);
-	check_unique(rel, name, id->attnum);
+	read_keys(rel, name, id->attnum, tables);
 
 	tables->sets_updated_at = is_ours(rel, updated_at);
 	if (tables->sets_updated_at)
 		tables->updated_at_column = updated_at->attnum;
 	tables->runs_code = runs_user_code(rel);
-	tables->alters_inserts = has_insert_trigger(rel);
+	tables->alters_inserts = pst_may_veto(rel, true);
+	tables->may_veto = pst_may_veto(rel, false);
+	tables->has_rules = has_rules(rel);
 	pst_find_direct(rel, tables);
 	tables->prompts = referenced_table(rel, id->attnum, false, &tables->prompts_key);
-	relation_close(rel, AccessShareLock);
+}
+
+/* Texts and enums; a number would become a text that is no kind of event */
+static bool
+says_words(Oid type)
+{
+	char		category = TypeCategory(type);
+
+	return category == TYPCATEGORY_STRING || category == TYPCATEGORY_ENUM;
 }
 
 static void
 check_event_type(Relation rel, const char *name)
 {
-	Form_pg_attribute attr = need_column(rel, name, "event_type", "text NOT NULL");
+	Form_pg_attribute attr = need_column(rel, name, "event_type", "text");
 	int32		typmod = attr->atttypmod;
 	Oid			type = getBaseTypeAndTypmod(attr->atttypid, &typmod);
 
 	if (type != TEXTOID && type != VARCHAROID)
-		bad_column_type(attr, name, "text or varchar", "text");
+		bad_column_type(attr, name, "text or varchar",
+						says_words(attr->atttypid) ? alter_type(rel, "event_type", "text") : NULL);
 	if (typmod >= 0 && typmod < (int32) (VARHDRSZ + strlen("compare_add")))
-		bad_column_type(attr, name, "wide enough for 'compare_add'", "text");
+		bad_column_type(attr, name, "wide enough for 'compare_add'", alter_type(rel, "event_type", "text"));
 }
 
 static void
-read_events(PstTables *tables)
+read_events(Relation rel, PstTables *tables)
 {
-	Relation	rel = relation_open(tables->events, AccessShareLock);
 	const char *name = tables->events_name;
 	Form_pg_attribute id;
 	Form_pg_attribute created_at;
@@ -551,12 +479,39 @@ read_events(PstTables *tables)
 	if (OidIsValid(tables->stats) && tables->event_id_kind != tables->id_kind)
 		bad_column_type(id, name, psprintf("%s as in %s", pst_id_name(tables->id_kind),
 										   tables->stats_name),
-						pst_id_name(tables->id_kind));
+						pst_alter_ids(rel, "prompt_id", getBaseType(id->atttypid), pst_id_name(tables->id_kind)));
 
 	created_at = find_column(rel, "created_at");
 	tables->fills_created_at = created_at != NULL && !created_at->atthasdef;
 	tables->event_prompts = referenced_table(rel, id->attnum, true, &key);
+}
+
+/* False where the table was dropped while we waited for its lock */
+static bool
+read_table(Oid table, void (*read) (Relation, PstTables *), PstTables *tables)
+{
+	Relation	rel = try_relation_open(table, AccessShareLock);
+
+	if (rel == NULL)
+		return false;
+	read(rel, tables);
 	relation_close(rel, AccessShareLock);
+	return true;
+}
+
+/* A table that need not be chosen, which the caller has locked */
+void
+pst_read_stats(PstTables *tables)
+{
+	if (!read_table(tables->stats, read_stats, tables))
+		elog(ERROR, "table %u is gone", tables->stats);
+}
+
+void
+pst_read_events(PstTables *tables)
+{
+	if (!read_table(tables->events, read_events, tables))
+		elog(ERROR, "table %u is gone", tables->events);
 }
 
 /* ---- the cache ---- */
@@ -567,7 +522,10 @@ forget_table(Datum arg, Oid relid)
 	invalidations++;
 	if (!OidIsValid(relid) || relid == cached.stats || relid == cached.events ||
 		relid == cached.prompts || relid == cached_config)
+	{
 		cached_valid = stats_found = stats_valid = false;
+		plans_are_old = true;
+	}
 }
 
 static void
@@ -583,13 +541,14 @@ PstTablesInit(void)
 	CacheRegisterSyscacheCallback(NAMESPACEOID, forget_all, (Datum) 0);
 }
 
-/* Plans name the tables in their text: a rename makes them useless */
+/* Plans name the tables in their text, and may owe it to a rule or a column that is gone: plans.c */
 static void
 replace_cached(const PstTables *fresh)
 {
-	if (memcmp(fresh, &cached, sizeof(cached)) == 0)
+	if (!plans_are_old && memcmp(fresh, &cached, sizeof(cached)) == 0)
 		return;
 	pst_forget_plans();
+	plans_are_old = false;
 	memcpy(&cached, fresh, sizeof(cached));
 }
 
@@ -609,23 +568,33 @@ keep_events(PstTables *fresh)
 	memcpy(fresh->events_path, cached.events_path, sizeof(cached.events_path));
 }
 
+/* False where a table was dropped while we waited for its lock: there may be another by now */
+static bool
+find_and_read(PstTables *fresh, bool with_events)
+{
+	memset(fresh, 0, sizeof(*fresh));
+	fresh->schema = pst_extension_schema();
+	cached_config = pst_own_table("config");
+	pst_find_tables(fresh);
+	if (OidIsValid(fresh->stats) && !read_table(fresh->stats, read_stats, fresh))
+		return false;
+	if (!with_events)
+		keep_events(fresh);
+	else if (OidIsValid(fresh->events) && !read_table(fresh->events, read_events, fresh))
+		return false;
+	return true;
+}
+
 /* Who only counts needs nothing of the events: it is a third of a session's first call */
 static void
 load_tables(bool with_events)
 {
 	PstTables	fresh;
-	uint64		seen = invalidations;
+	uint64		seen;
 
-	memset(&fresh, 0, sizeof(fresh));
-	fresh.schema = pst_extension_schema();
-	cached_config = pst_own_table("config");
-	find_tables(cached_config, &fresh);
-	if (OidIsValid(fresh.stats))
-		read_stats(&fresh);
-	if (!with_events)
-		keep_events(&fresh);
-	else if (OidIsValid(fresh.events))
-		read_events(&fresh);
+	do
+		seen = invalidations;
+	while (!find_and_read(&fresh, with_events));
 	replace_cached(&fresh);
 
 	/* The server tells of changes to what exists, not of what is created */
@@ -642,11 +611,8 @@ load_stats(Oid schema, Oid stats)
 
 	memset(&fresh, 0, sizeof(fresh));
 	fresh.schema = schema;
-	if (table_exists(stats))
-	{
+	if (read_table(stats, read_stats, &fresh))
 		fresh.stats = stats;
-		read_stats(&fresh);
-	}
 	keep_events(&fresh);
 	replace_cached(&fresh);
 	stats_valid = seen == invalidations && OidIsValid(fresh.stats);
@@ -674,16 +640,6 @@ get_stats(Oid function)
 	return &cached;
 }
 
-/* A table that anybody may have made is not counted in unasked */
-static void
-check_no_stranger(const char *name, Oid schema)
-{
-	Oid			table = get_relname_relid(name, schema);
-
-	if (OidIsValid(table))
-		pst_stranger_error(table);
-}
-
 static void
 missing_table(const char *name, Oid schema)
 {
@@ -692,7 +648,7 @@ missing_table(const char *name, Oid schema)
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("table \"%s\" does not exist", name)));
 
-	check_no_stranger(name, schema);
+	pst_check_no_stranger(name);
 	ereport(ERROR,
 			(errcode(ERRCODE_UNDEFINED_TABLE),
 			 errmsg("table \"%s\" does not exist", name),

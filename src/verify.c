@@ -5,6 +5,7 @@
 #include "migrate.h"
 
 #include "catalog/pg_class.h"
+#include "catalog/pg_type.h"
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "storage/lmgr.h"
@@ -82,6 +83,29 @@ put_tables(ReturnSetInfo *rsinfo, Oid function)
 		ReThrowError(error);
 	put_row(rsinfo, "tables", error == NULL, detail);
 	return error == NULL;
+}
+
+/* ---- can they be counted in? ---- */
+
+/* What setup refuses, and what counting would meet */
+static void
+check_setup(void *arg)
+{
+	const PstTables *tables = arg;
+
+	pst_check_stats_adoptable(tables->stats);
+	pst_check_events_adoptable(tables->events);
+	pst_check_writable(tables);
+}
+
+static void
+put_setup(ReturnSetInfo *rsinfo, PstTables *tables)
+{
+	ErrorData  *error = pst_attempt(check_setup, tables);
+
+	put_row(rsinfo, "setup", error == NULL,
+			error == NULL ? pstrdup("rows can be written") :
+			error->hint == NULL ? pstrdup(error->message) : psprintf("%s: %s", error->message, error->hint));
 }
 
 /* ---- the checks ---- */
@@ -198,35 +222,77 @@ why_not_to_tell(const PstTables *tables)
 	return NULL;
 }
 
-static int64
-count_rowless(const PstTables *tables)
+/* NULL, or why it is not told */
+char *
+pst_count_unmatched(const PstTables *tables, PstUnmatched *unmatched)
 {
-	char	   *key = psprintf("p.%s", quote_identifier(get_attname(tables->prompts, tables->prompts_key, false)));
-	PstMerge   *merge = pst_begin_merge(tables);
+	char	   *reason;
+	char	   *key;
+	PstMerge   *merge;
 	PstMerged	merged;
-	int64		n = 0;
 
+	if (OidIsValid(tables->prompts))
+		LockRelationOid(tables->prompts, AccessShareLock);
+	reason = why_not_to_tell(tables);
+	if (reason != NULL)
+		return reason;
+
+	*unmatched = (PstUnmatched)
+	{
+		0
+	};
+	key = psprintf("p.%s", quote_identifier(get_attname(tables->prompts, tables->prompts_key, false)));
+	merge = pst_begin_merge(tables);
 	pst_merge_table(merge, tables->prompts, SECURITY_NOFORCE_RLS, PST_PROMPTS,
 					psprintf("SELECT %s, 1::pg_catalog.int8 %s", pst_id_sql(key, tables->id_kind), pst_prompts_sql(tables)));
 	pst_merge_counters(merge);
 	pst_sort_merged(merge);
 	while (pst_next_merged(merge, &merged))
 		if (!merged.no_id && merged.n[PST_ROWS] == 0)
-			n += merged.n[PST_PROMPTS];
+			unmatched->prompts += merged.n[PST_PROMPTS];
+		else if (!merged.no_id && merged.n[PST_PROMPTS] == 0)
+			unmatched->counters += merged.n[PST_ROWS];
 	pst_end_merge(merge);
-	return n;
+	return NULL;
+}
+
+/* Not valid, it was known that there are such rows */
+static bool
+has_valid_key(const PstTables *tables)
+{
+	Oid			types[] = {OIDOID, OIDOID};
+	Datum		values[] = {ObjectIdGetDatum(tables->stats), ObjectIdGetDatum(tables->prompts)};
+	bool		isnull;
+
+	(void) pst_run_as_extension("SELECT bool_or(c.convalidated) FROM pg_constraint c"
+								" WHERE c.contype = 'f' AND c.conrelid = $1 AND c.confrelid = $2",
+								lengthof(types), types, values);
+	return DatumGetBool(pst_get_field(0, 1, &isnull));
 }
 
 static void
-put_missing_rows(ReturnSetInfo *rsinfo, const PstTables *tables)
+put_unmatched(ReturnSetInfo *rsinfo, const PstTables *tables)
 {
-	char	   *reason;
+	PstUnmatched unmatched;
+	char	   *reason = pst_count_unmatched(tables, &unmatched);
 
-	if (OidIsValid(tables->prompts))
-		LockRelationOid(tables->prompts, AccessShareLock);
-	reason = why_not_to_tell(tables);
-	put_row(rsinfo, "missing rows", true, reason != NULL ? reason :
-			psprintf(INT64_FORMAT " prompts have no row yet, and count from 0", count_rowless(tables)));
+	put_row(rsinfo, "missing rows", true, reason != NULL ? pstrdup(reason) :
+			psprintf(INT64_FORMAT " prompts have no row yet, and count from 0", unmatched.prompts));
+	put_row(rsinfo, "unknown prompts", reason != NULL || unmatched.counters == 0 || !has_valid_key(tables),
+			reason != NULL ? reason :
+			psprintf(INT64_FORMAT " rows are of prompts that don't exist", unmatched.counters));
+}
+
+/* What surprises is no failure; what makes calls count nothing is */
+static void
+put_findings(ReturnSetInfo *rsinfo, const PstTables *tables)
+{
+	int			findings = pst_count_findings(tables, PST_SURPRISES);
+
+	put_row(rsinfo, "preflight", pst_count_findings(tables, PST_COUNTING) == 0,
+			findings == 0 ? pstrdup("nothing stands out") :
+			psprintf("%d findings: SELECT * FROM %s.prompt_stats_preflight();", findings,
+					 quote_identifier(get_namespace_name(tables->schema))));
 }
 
 /* prompt_stats_verify() returns rows (check_name text, ok boolean, detail text) */
@@ -243,13 +309,15 @@ prompt_stats_verify(PG_FUNCTION_ARGS)
 	pst_share_both(function, &tables);
 
 	SPI_connect();
+	put_setup(rsinfo, &tables);
 	put_event_kinds(rsinfo, &tables);
 	put_check(rsinfo, &tables);
 	put_duplicates(rsinfo, &tables);
 	put_negative(rsinfo, &tables);
 	put_forks(rsinfo, &tables);
 	put_nulls(rsinfo, &tables);
-	put_missing_rows(rsinfo, &tables);
+	put_unmatched(rsinfo, &tables);
+	put_findings(rsinfo, &tables);
 	SPI_finish();
 	return (Datum) 0;
 }

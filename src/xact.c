@@ -21,6 +21,8 @@
 #include "storage/lock.h"
 #include "storage/predicate.h"
 #include "storage/proc.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timeout.h"
@@ -254,6 +256,36 @@ pst_collect(const PstTables *tables, const PstDeltas *deltas)
 	MemoryContextSwitchTo(caller);
 }
 
+/*
+ * What this transaction has counted of a prompt, so far, and leaves to its end no more: a
+ * correction writes it now.  Added to n.  As it may be rolled back to a savepoint, the
+ * opposite is collected.
+ */
+void
+pst_take_collected(const PstTables *tables, Datum id, int64 *n)
+{
+	int64		sum[PST_NCOUNTERS] = {0};
+	PstDeltas	opposite;
+
+	if (deciding || ncollected == 0 || collected_stats != tables->stats)
+		return;
+	for (int i = 0; i < ncollected; i++)
+		if (pst_compare_ids(pst_stats_id(tables, collected[i].delta.id, collected[i].kind), id,
+							tables->id_kind, tables->id_collation) == 0)
+			for (int c = 0; c < PST_NCOUNTERS; c++)
+				sum[c] = pst_add_saturated(sum[c], collected[i].delta.n[c]);
+	if (pst_is_zero(sum))
+		return;
+	pst_init_deltas(&opposite, tables, 1);
+	(void) pst_add_delta(&opposite, id, PST_VIEWS, 0);
+	for (int c = 0; c < PST_NCOUNTERS; c++)
+	{
+		opposite.items[0].n[c] = -sum[c];
+		n[c] = pst_add_saturated(n[c], sum[c]);
+	}
+	pst_collect(tables, &opposite);
+}
+
 /* Merged; the table may have changed since the calls */
 static void
 get_collected(const PstTables *tables, PstDeltas *deltas)
@@ -414,6 +446,17 @@ pst_finish_counting(void)
 
 /* ---- callbacks ---- */
 
+/* Nobody could tell later what becomes of the counts that were pending */
+static void
+prepared_claims_error(void)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			 errmsg("cannot PREPARE a transaction that has corrected counts which were pending"),
+			 errhint("Flush them before it begins, with SELECT %s.prompt_stats_flush();",
+					 quote_identifier(get_namespace_name(pst_extension_schema())))));
+}
+
 /* The last time that something may fail */
 static void
 check_transaction(bool preparing)
@@ -421,6 +464,8 @@ check_transaction(bool preparing)
 	ending = true;
 	if (ncollected > 0)
 		late_count_error();
+	if (preparing && pst_has_claims())
+		prepared_claims_error();
 	if (preparing && handed_over)
 		elog(ERROR, "counts of a transaction that is being prepared are in the hands of others");
 }
@@ -460,6 +505,7 @@ end_transaction(XactEvent event)
 	forget_collected();
 	finish_statistics(event);
 	pst_end_reserved(event == XACT_EVENT_COMMIT);
+	pst_end_claims(event == XACT_EVENT_COMMIT);
 	pst_end_solo();
 	pst_end_group(event == XACT_EVENT_ABORT);
 }
@@ -493,11 +539,13 @@ at_subtransaction_event(SubXactEvent event, SubTransactionId mine,
 	{
 		while (ncollected > 0 && collected[ncollected - 1].level >= level)
 			ncollected--;
+		pst_abort_claims(level);
 	}
 	else if (event == SUBXACT_EVENT_COMMIT_SUB)
 	{
 		for (int i = ncollected - 1; i >= 0 && collected[i].level >= level; i--)
 			collected[i].level = level - 1;
+		pst_keep_claims(level);
 	}
 }
 

@@ -21,7 +21,9 @@ EXCEPTION WHEN OTHERS THEN
 	GET STACKED DIAGNOSTICS m = MESSAGE_TEXT, h = PG_EXCEPTION_HINT;
 	m := SQLSTATE || ' ' || m || COALESCE(E'\n  hint: ' || NULLIF(h, ''), E'\n  no hint');
 	IF mend THEN
-		EXECUTE substring(h FROM '(?:ALTER|DROP|SELECT|DELETE) [^;]*;?');
+		FOR h IN SELECT s[1] FROM regexp_matches(h, '((?:ALTER|DROP|SELECT|DELETE|UPDATE|WITH) [^;]*(?:;|$))', 'g') s LOOP
+			EXECUTE h;
+		END LOOP;
 		m := m || E'\n  mended: ' || try(sql);
 	END IF;
 	RETURN m;

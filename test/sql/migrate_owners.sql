@@ -101,19 +101,19 @@ SELECT strangers();
 SELECT count(DISTINCT code_of) AS heard_of FROM log;
 
 -- what writes: by a superuser, and by a member of two of the owners
-SELECT prompt_stats_migrate_batch(10);
+SELECT prompt_stats_migrate_batch(10, accept => '{delete trigger}');
 SELECT prompt_stats_recount_forks(n => 3);
 SELECT strangers();
 SET ROLE regress_admin;
-SELECT prompt_stats_migrate_batch(10);
+SELECT prompt_stats_migrate_batch(10, accept => '{delete trigger}');
 RESET ROLE;
-CALL prompt_stats_migrate(20);
+CALL prompt_stats_migrate(20, accept => '{delete trigger}');
 SELECT strangers();
 SELECT prompt_stats_recount_forks(lower => true);
 SELECT prompt_stats_recount_forks();
 SELECT prompt_stats_migrate_finish();
 SELECT strangers();
-CALL prompt_stats_migrate(unmovable => 'delete');
+CALL prompt_stats_migrate(unmovable => 'delete', accept => '{delete trigger}');
 SELECT strangers();
 SHOW search_path;
 SELECT count(*) FROM pg_class WHERE relname = 'left_behind';
@@ -157,8 +157,8 @@ INSERT INTO prompt_events SELECT 'p1', NULL, 'fork';
 SELECT prompt_stats_recount_forks();
 ALTER TABLE prompt_events DROP CONSTRAINT c;
 INSERT INTO prompt_events VALUES ('p1', NULL, 'view'), ('p99', NULL, 'view'), ('p2', NULL, 'copy');
-CALL prompt_stats_migrate();
-CALL prompt_stats_migrate(unmovable => 'delete');
+CALL prompt_stats_migrate(accept => '{delete trigger}');
+CALL prompt_stats_migrate(unmovable => 'delete', accept => '{delete trigger}');
 SELECT bool_and(ok) FROM prompt_stats_verify();
 DROP OPERATOR = (varchar, text);
 DROP OPERATOR = (varchar, varchar);
@@ -171,11 +171,11 @@ INSERT INTO prompt_events VALUES ('p1', NULL, 'view');
 SELECT prompt_stats_setup();
 CREATE POLICY no_views ON prompt_events AS RESTRICTIVE USING (event_type <> 'view');
 ALTER TABLE prompt_events FORCE ROW LEVEL SECURITY;
-CALL prompt_stats_migrate();
+CALL prompt_stats_migrate(accept => '{delete trigger}');
 \echo :LAST_ERROR_SQLSTATE
 SELECT check_name, detail FROM prompt_stats_verify() WHERE NOT ok;
 ALTER TABLE public.prompt_events NO FORCE ROW LEVEL SECURITY;
-CALL prompt_stats_migrate();
+CALL prompt_stats_migrate(accept => '{delete trigger}');
 SELECT bool_and(ok) FROM prompt_stats_verify();
 
 DROP EXTENSION prompt_stats;

@@ -169,7 +169,7 @@ BEGIN
 END $$;
 CREATE TRIGGER event BEFORE DELETE ON site.prompt_events FOR EACH ROW EXECUTE FUNCTION site.look_at_event();
 RESET ROLE;
-CALL ext.prompt_stats_migrate();
+CALL ext.prompt_stats_migrate(accept => '{delete trigger}');
 TABLE ext.look;
 TABLE site.prompt_stats ORDER BY 1;
 TRUNCATE site.seen;
@@ -291,13 +291,13 @@ SELECT ext.try('SELECT ext.prompt_stats_setup(''site.prompt_events'', ''site.min
 DROP TABLE site.mine;
 -- nor write into the extension's own tables, which everybody may read who dumps
 SELECT ext.try('DELETE FROM prompt_stats_internal.config');
-SELECT ext.try('INSERT INTO prompt_stats_internal.config VALUES (''site.prompt_events'', ''site.prompts'', ''a'', ''b'')');
+SELECT ext.try('INSERT INTO prompt_stats_internal.config VALUES (''site.prompt_events'', ''site.prompts'', ''site'', ''prompt_events'', ''site'', ''prompts'')');
 SELECT ext.try('UPDATE prompt_stats_internal.migration SET mode = ''keep''');
 SELECT ext.try('TABLE prompt_stats_internal.config');
 SELECT ext.try('TABLE prompt_stats_internal.migration');
 SELECT ext.try('TABLE ext.prompt_stats_migration_progress');
 SELECT ext.try('CREATE TABLE prompt_stats_internal.mine ()');
--- its functions are for views and for a trigger
+-- its functions are for views, for a trigger, and for what a restore inserts
 SELECT p.oid::regprocedure, has_function_privilege(p.oid, 'EXECUTE') AS may_execute
 FROM pg_proc p WHERE pronamespace = 'prompt_stats_internal'::regnamespace ORDER BY p.proname;
 RESET ROLE;
@@ -392,6 +392,7 @@ ALTER DEFAULT PRIVILEGES GRANT ALL ON FUNCTIONS TO regress_caller;
 SET prompt_stats.skip_setup = on;
 CREATE EXTENSION prompt_stats SCHEMA ext;
 RESET prompt_stats.skip_setup;
+-- anybody may insert into config, which admits only what he may choose
 SELECT relname, has_table_privilege('regress_caller', oid, 'INSERT, UPDATE, DELETE, TRUNCATE, TRIGGER, REFERENCES') AS may_write
 FROM pg_class WHERE relnamespace IN ('ext'::regnamespace, 'prompt_stats_internal'::regnamespace) AND relkind IN ('r', 'v') ORDER BY 1;
 SELECT p.oid::regprocedure AS may_execute FROM pg_proc p WHERE pronamespace = 'prompt_stats_internal'::regnamespace AND has_function_privilege('regress_caller', oid, 'EXECUTE') ORDER BY 1;

@@ -45,7 +45,7 @@ foreach my $call (
 	my $expected = $nextval =~ s/nextval/$function/r;
 	is(error_of("SELECT $call"), $expected, "$call fails as nextval() does");
 }
-foreach my $sql ('CALL prompt_stats_migrate()', 'SELECT prompt_stats_enable_compat()')
+foreach my $sql ('CALL prompt_stats_migrate()', 'SELECT prompt_stats_enable_compat()', q(SELECT prompt_stats_allow('public')), q(SELECT prompt_stats_deny('public')))
 {
 	like(error_of($sql), qr/ERROR:  25006:/, "$sql fails for the same reason");
 }
@@ -71,6 +71,42 @@ is( $session->query_safe(q(
 	FROM prompt_stats_live ORDER BY prompt_id)),
 	"1|5|1|1|0|t\n2|0|1|0|0|t", 'prompt_stats_live');
 is($session->query_safe('SELECT bool_and(ok) FROM prompt_stats_verify()'), 't', 'prompt_stats_verify()');
+is($session->query_safe('SELECT count(*) FROM prompt_stats_preflight()'), 0, 'prompt_stats_preflight()');
+
+# ---- a table that is dropped, or replaced, while a session that has not used it yet waits for it ----
+
+foreach my $call ('FROM get_prompt_stats(1)', 'FROM prompt_stats_live', "FROM prompt_stats_verify() WHERE check_name = 'tables' AND NOT ok")
+{
+	foreach my $replaced (0, 1)
+	{
+		my $changer = $primary->background_psql('postgres');
+		$changer->query_safe('BEGIN');
+		$changer->query_safe('ALTER TABLE prompt_stats RENAME TO kept');
+		$changer->query_safe('CREATE TABLE prompt_stats (LIKE kept INCLUDING ALL)') if $replaced;
+		$changer->query_safe('DROP TABLE kept');
+		$primary->safe_psql('postgres', q(SELECT pg_logical_emit_message(true, '', '')));	# what is flushed is replayed
+		$primary->wait_for_catchup($standby, 'replay', $primary->lsn('flush'));
+
+		my ($out, $err) = ('', '');
+		my $reader = IPC::Run::start(
+			[ 'psql', '-XAtq', '-d', $standby->connstr('postgres'), '-c', '\set VERBOSITY verbose', '-c', "SELECT count(*) $call" ],
+			'<', '/dev/null', '>', \$out, '2>', \$err);
+		$standby->poll_query_until('postgres', "SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+			or die 'the reader does not wait';
+		$changer->query_safe('COMMIT');
+		$changer->quit;
+		$reader->finish;
+		my $told = $call =~ /verify/ ? $out =~ s/\s//gr : $err =~ /ERROR:  (\w+):/ ? $1 : 'rows';
+		my $expected = $call =~ /verify/ ? ($replaced ? '0' : '1') : $replaced ? 'rows' : '42P01';
+		is($told, $expected, "$call, " . ($replaced ? 'replaced' : 'dropped'));
+		$primary->safe_psql('postgres', 'SELECT prompt_stats_setup()') unless $replaced;
+	}
+}
+$primary->safe_psql('postgres', q(
+	DELETE FROM prompt_stats;
+	SELECT increment_prompt_views(1, 5), increment_prompt_copies(ARRAY[1, 2]::bigint[]), increment_fork_count(1)
+));
+$primary->wait_for_catchup($standby, 'replay', $primary->lsn('insert'));
 
 # ---- promotion ----
 

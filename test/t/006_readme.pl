@@ -1,4 +1,4 @@
-# Every command of the README works.
+# Every command of the README and of docs/ works.
 #
 # ```sql blocks are run by psql, those of one "## " section in their order, in a
 # database of its own.  What a section needs first stands in a comment that
@@ -66,11 +66,14 @@ sub read_blocks
 	return @blocks;
 }
 
-my $readme = "$top/README.md";
-my @blocks = -f $readme ? read_blocks($readme) : ();
-ok(-f $readme, 'there is a README.md');
-ok((grep { $_->{kind} eq 'sql' } @blocks), 'it has commands in SQL');
-is_deeply([ map { "line $_->{line}" } grep { $_->{kind} eq '' } @blocks ],
+my @blocks;
+foreach my $file ("$top/README.md", sort glob "$top/docs/*.md")
+{
+	my $name = $file =~ s{^\Q$top/\E}{}r;
+	push @blocks, map { { %$_, file => $name } } read_blocks($file);
+}
+ok((grep { $_->{kind} eq 'sql' && $_->{file} eq 'README.md' } @blocks), 'the README has commands in SQL');
+is_deeply([ map { "$_->{file}:$_->{line}" } grep { $_->{kind} eq '' } @blocks ],
 	[], 'every block says what it is in');
 
 # ---- SQL ----
@@ -82,8 +85,9 @@ $node->start;
 my @sections;
 foreach my $block (grep { $_->{kind} =~ /^(setup-)?sql$/ } @blocks)
 {
-	push @sections, { name => $block->{section}, blocks => [] }
-	  if !@sections || $sections[-1]{name} ne $block->{section};
+	my $name = "$block->{file}: $block->{section}";
+	push @sections, { name => $name, blocks => [] }
+	  if !@sections || $sections[-1]{name} ne $name;
 	push @{ $sections[-1]{blocks} }, $block;
 }
 
@@ -91,14 +95,14 @@ my $databases = 0;
 foreach my $section (@sections)
 {
 	my $db = 'readme_' . ++$databases;
-	my $script = join '', map { "\\echo README.md:$_->{line}\n$_->{text}\n" } @{ $section->{blocks} };
+	my $script = join '', map { "\\echo $_->{file}:$_->{line}\n$_->{text}\n" } @{ $section->{blocks} };
 	my ($stdout, $stderr);
 
 	$node->safe_psql('postgres', "CREATE DATABASE $db");
 	my $ret = $node->psql($db, $script, stdout => \$stdout, stderr => \$stderr,
 		on_error_stop => 1, timeout => $PostgreSQL::Test::Utils::timeout_default);
 	ok($ret == 0, "section \"$section->{name}\"")
-	  or diag join "\n", "after " . ($stdout =~ /.*^(README\.md:\d+)$/ms)[0], $stderr;
+	  or diag join "\n", "after " . ($stdout =~ /.*^(\S+\.md:\d+)$/ms)[0], $stderr;
 }
 
 # ---- shell ----
@@ -133,7 +137,7 @@ foreach my $block (grep { $_->{kind} =~ /^(sh|bash|shell)$/ } @blocks)
 	{
 		# Readers bring these
 		next if $command->[0] =~ /^(apt|apt-get|git|cd|docker|systemctl)$/;
-		ok(names_something(@$command), "README.md:$block->{line}: @$command");
+		ok(names_something(@$command), "$block->{file}:$block->{line}: @$command");
 	}
 }
 

@@ -145,7 +145,9 @@ Attacks::as($open, 'admin', 'DROP EXTENSION prompt_stats',
 
 my @ADMINISTRATION = ('prompt_stats_setup()', q(prompt_stats_setup('site.prompt_events', 'site.prompt_stats')), q(prompt_stats_setup('calls.prompt_events', 'calls.prompt_stats')),
 	'prompt_stats_enable_compat()', 'prompt_stats_teardown()', 'prompt_stats_migrate_batch()', q(prompt_stats_migrate_batch(1, 'keep')), 'prompt_stats_migrate_finish()',
-	'prompt_stats_recount_forks()', 'prompt_stats_recount_forks(lower => true)', 'prompt_stats_verify()');
+	'prompt_stats_recount_forks()', 'prompt_stats_recount_forks(lower => true)', 'prompt_stats_verify()',
+	'prompt_stats_setup(touch => true)', 'prompt_stats_preflight()', q(prompt_stats_preflight('site.prompt_events', 'site.prompt_stats')),
+	q(prompt_stats_allow('caller')), q(prompt_stats_deny('shop')), q(prompt_stats_allow('public')));
 sub outcome { my ($result) = @_; return $result->{sqlstate} // $result->{outcome} }
 
 foreach my $case ([ 'site', 'caller' ], [ 'site', 'neighbour' ], [ 'site', 'press' ], [ 'site', 'clerk' ], [ 'open', 'caller' ])
@@ -163,7 +165,8 @@ foreach my $case ([ 'site', 'caller' ], [ 'site', 'neighbour' ], [ 'site', 'pres
 		'', "$role, $kind: administration is for the owner of the tables");
 }
 
-# Everything in its own schema, with arguments that are null
+# Everything in its own schema, with arguments that are null.  A row of them is
+# refused where others could be inserted; 009 tries these.
 sub try_internals
 {
 	my ($where, $role, $name) = @_;
@@ -180,7 +183,7 @@ sub try_internals
 	foreach my $function (@$functions)
 	{
 		my $outcome = outcome($connection->query($function->[1]));
-		push @wrong, "$function->[0]: $outcome" if $function->[0] !~ /live_rows\(\)|status_row\(\)/ && $outcome ne '42501';
+		push @wrong, "$function->[0]: $outcome" if $function->[0] !~ /live_rows\(\)|status_row\(\)/ && $outcome !~ /^42501$|^22004$/;
 	}
 	foreach my $table (map { $_->[0] } @$relations)
 	{
@@ -193,7 +196,7 @@ sub try_internals
 			"CREATE POLICY p ON $table", "DROP TABLE $table", "COMMENT ON TABLE $table IS 'mine'")
 		{
 			my $outcome = outcome($connection->query($sql));
-			push @wrong, "$sql: $outcome" if $outcome !~ /^42501$|^42703$/;
+			push @wrong, "$sql: $outcome" if $outcome !~ /^42501$|^42703$|^23502$/;
 		}
 	}
 	foreach my $sql ("CREATE TABLE $INTERNAL.t ()", "CREATE FUNCTION $INTERNAL.live_rows(text) RETURNS int LANGUAGE sql AS 'SELECT 1'", "CREATE VIEW $INTERNAL.v AS SELECT 1",

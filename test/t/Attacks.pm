@@ -575,23 +575,30 @@ sub administering
 	return { name => $name, on => $on, user => 'admin', sql => \@sql };
 }
 sub legacy { my ($victim) = @_; return { %$victim, legacy => 1 } }
+# What the traps would make wrong, and what they keep out
+my $ACCEPT = q(accept => '{delete trigger,delete rule,referenced events}');
+my $COMPAT = q(SELECT site.prompt_stats_enable_compat(accept => '{unique events}'));
+
 sub by_staff { my ($victim) = @_; return { %$victim, user => 'staff', name => "$victim->{name}, by a member of both owners" } }
 
 my @ADMINISTERING = (
 	administering('prompt_stats_setup()', 'stats events prompts', 'SELECT site.prompt_stats_setup()'),
+	administering('prompt_stats_setup(touch => false)', 'stats events prompts', 'SELECT site.prompt_stats_setup(touch => false)'),
+	legacy(administering('prompt_stats_preflight()', 'stats events prompts', 'SELECT pg_catalog.count(*) FROM site.prompt_stats_preflight()')),
+	legacy(by_staff(administering('prompt_stats_preflight()', 'stats events prompts', 'SELECT pg_catalog.count(*) FROM site.prompt_stats_preflight()'))),
 	legacy(administering('dry run', 'stats events prompts', 'CALL site.prompt_stats_migrate(dry_run => true)')),
-	administering('a batch', 'stats events prompts', 'SELECT site.prompt_stats_migrate_batch(2)'),
-	by_staff(administering('a batch', 'stats events prompts', 'SELECT site.prompt_stats_migrate_batch(2)')),
-	administering('prompt_stats_migrate()', 'stats events prompts', 'CALL site.prompt_stats_migrate(2)'),
-	legacy(administering('a batch that keeps the counters', 'stats events prompts', "SELECT site.prompt_stats_migrate_batch(2, 'keep')")),
-	legacy(by_staff(administering('prompt_stats_migrate() that keeps them', 'stats events prompts', "CALL site.prompt_stats_migrate(2, mode => 'keep')"))),
+	administering('a batch', 'stats events prompts', "SELECT site.prompt_stats_migrate_batch(2, $ACCEPT)"),
+	by_staff(administering('a batch', 'stats events prompts', "SELECT site.prompt_stats_migrate_batch(2, $ACCEPT)")),
+	administering('prompt_stats_migrate()', 'stats events prompts', "CALL site.prompt_stats_migrate(2, $ACCEPT)"),
+	legacy(administering('a batch that keeps the counters', 'stats events prompts', "SELECT site.prompt_stats_migrate_batch(2, 'keep', $ACCEPT)")),
+	legacy(by_staff(administering('prompt_stats_migrate() that keeps them', 'stats events prompts', "CALL site.prompt_stats_migrate(2, mode => 'keep', $ACCEPT)"))),
 	administering('prompt_stats_migrate_finish()', 'stats events prompts', 'SELECT site.prompt_stats_migrate_finish()'),
 	administering('prompt_stats_verify()', 'stats events prompts', 'SELECT pg_catalog.count(*) FROM site.prompt_stats_verify()'),
 	by_staff(administering('prompt_stats_verify()', 'stats events prompts', 'SELECT pg_catalog.count(*) FROM site.prompt_stats_verify()')),
 	legacy(administering('prompt_stats_recount_forks()', 'stats events prompts', 'SELECT site.prompt_stats_recount_forks()')),
 	administering('prompt_stats_recount_forks(lower => true)', 'stats events prompts', 'SELECT site.prompt_stats_recount_forks(lower => true)'),
-	administering('the trigger for legacy inserts', 'events', 'SELECT site.prompt_stats_enable_compat()', 'SELECT site.prompt_stats_teardown()'),
-	administering('a legacy insert', 'stats prompts', 'SELECT site.prompt_stats_enable_compat()',
+	administering('the trigger for legacy inserts', 'events', $COMPAT, 'SELECT site.prompt_stats_teardown()'),
+	administering('a legacy insert', 'stats prompts', $COMPAT,
 		q(INSERT INTO site.prompt_events (prompt_id, event_type) VALUES (11, 'view'), (60, 'view')), 'SELECT site.prompt_stats_teardown()'),
 );
 

@@ -85,23 +85,29 @@ sub read_message
 	return ($type, substr($message, 5));
 }
 
-# {outcome} is ok, error, or lost; {rows} is of all its statements
+# {outcome} is ok, error, or lost; {rows} is of all its statements; {hints} is of its notices
 sub read_result
 {
 	my ($self) = @_;
-	my %result = (outcome => 'ok', rows => []);
+	my %result = (outcome => 'ok', rows => [], hints => []);
 
 	while (my ($type, $body) = $self->read_message)
 	{
 		return \%result if $type eq 'Z';
 		push @{ $result{rows} }, [ unpack('n/(N/a*)', $body) ] if $type eq 'D';
+		if ($type eq 'N')
+		{
+			my %field = map { substr($_, 0, 1) => substr($_, 1) } grep { length } split /\0/, $body;
+
+			push @{ $result{hints} }, $field{H} if defined $field{H};
+		}
 		if ($type eq 'E')
 		{
 			my %field = map { substr($_, 0, 1) => substr($_, 1) } grep { length } split /\0/, $body;
 
 			# The server went away; before or after the commit, who knows
-			@result{qw(outcome sqlstate message detail)} =
-			  ($field{V} eq 'ERROR' ? 'error' : 'lost', @field{qw(C M D)});
+			@result{qw(outcome sqlstate message detail hint context)} =
+			  ($field{V} eq 'ERROR' ? 'error' : 'lost', @field{qw(C M D H W)});
 			return \%result if $result{outcome} eq 'lost';
 		}
 	}
