@@ -380,8 +380,15 @@ foreach my $order ('async group async', 'group async', 'async group')
 	$locker->query('BEGIN; SELECT FROM prompt_stats WHERE prompt_id = 90 FOR UPDATE');
 	$waiting->send_query("SET LOCAL prompt_stats.durability = 'group'; SELECT increment_prompt_views(ARRAY[90, 91, 92, 93, 94, 95, 96, 97, 98])");
 	soon("SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'client backend' AND wait_event_type = 'Lock' AND query ~ '90, 91'", 'it waits for the lock itself');
+
+	# Though the server's own timeout ends before COMMIT
+	my $impatient = session();
+	$impatient->query("SET statement_timeout = '500ms'; SET prompt_stats.durability = 'group'");
+	$impatient->send_query('SELECT increment_prompt_views(ARRAY[90, 81, 82, 83, 84, 85, 86, 87, 88])');
+	my $answered = $impatient->has_answered($LIMIT / 2);
 	$locker->query('COMMIT');
 	is(end_of($waiting), 'ok', 'it is let go');
+	is($answered ? end_of($impatient) : 'waits', '57014', 'statement_timeout ends such a wait, too');
 	is(sql('SELECT min(view_count), max(view_count) FROM prompt_stats WHERE prompt_id BETWEEN 90 AND 98'), '1|1', 'and counted');
 }
 
