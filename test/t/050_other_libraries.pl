@@ -196,9 +196,13 @@ foreach (1 .. 600)
 	usleep(50_000);
 }
 my $groups = sql('SELECT grouped_transactions FROM prompt_stats_status');
-fail_to_count('group', 5) for 1 .. 3;
-ok($node->poll_query_until('postgres', "SELECT grouped_transactions >= $groups + 6 FROM prompt_stats_status"),
-	'in company: each is folded, and taken back');
+# A place in the queue that still holds counts to be taken back takes no others
+foreach my $turn (1 .. 3)
+{
+	fail_to_count('group', 5);
+	ok($node->poll_query_until('postgres', "SELECT grouped_transactions >= $groups + 2 * $turn FROM prompt_stats_status"),
+		"in company: it is folded, and taken back, $turn");
+}
 is(views(5), 0, 'so nothing is counted');
 is(sql('SELECT pending, accepted = flushed + pending + rejected FROM prompt_stats_status'), '0|t', 'the ledger adds up');
 is(outcome($failing->query('SELECT increment_prompt_views(5, 7)')), 'ok', 'the session counts on');
