@@ -371,6 +371,27 @@ foreach my $order ('async group async', 'group async', 'async group')
 	is(status('largest_group'), 2, 'they were one group');
 }
 
+# ---- a unit whose row stays locked is for its own backend to wait for
+
+{
+	wait_for_flusher();
+	my $locker = session();
+	my $waiting = session();
+	$locker->query('BEGIN; SELECT FROM prompt_stats WHERE prompt_id = 90 FOR UPDATE');
+	$waiting->send_query("SET LOCAL prompt_stats.durability = 'group'; SELECT increment_prompt_views(ARRAY[90, 91, 92, 93, 94, 95, 96, 97, 98])");
+	soon("SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'client backend' AND wait_event_type = 'Lock' AND query ~ '90, 91'", 'it waits for the lock itself');
+
+	# Though the server's own timeout ends before COMMIT
+	my $impatient = session();
+	$impatient->query("SET statement_timeout = '500ms'; SET prompt_stats.durability = 'group'");
+	$impatient->send_query('SELECT increment_prompt_views(ARRAY[90, 81, 82, 83, 84, 85, 86, 87, 88])');
+	my $answered = $impatient->has_answered($LIMIT / 2);
+	$locker->query('COMMIT');
+	is(end_of($waiting), 'ok', 'it is let go');
+	is($answered ? end_of($impatient) : 'waits', '57014', 'statement_timeout ends such a wait, too');
+	is(sql('SELECT min(view_count), max(view_count) FROM prompt_stats WHERE prompt_id BETWEEN 90 AND 98'), '1|1', 'and counted');
+}
+
 # ---- a flusher that ends in the midst of it: another one goes on, though nobody asks for it
 
 {
@@ -396,7 +417,39 @@ foreach my $order ('async group async', 'group async', 'async group')
 	is(status("pending, $LEDGER"), '0|t', 'once');
 	like(status('flusher_pid'), qr/^(?!$pid$)[0-9]+$/, 'it is another one');
 }
-sql('DROP EXTENSION prompt_stats; DROP TABLE prompt_stats, prompt_events, prompts');
+
+# ---- the ids change their type while counts are pending, or wait
+
+{
+	# By a flusher that is in no hurry, as the last one was
+	$node->append_conf('postgresql.conf', "prompt_stats.flush_interval = '1h'");
+	$node->reload;
+	ok(PromptStats::wait_until($node, "SELECT current_setting('prompt_stats.flush_interval') = '1h'"), 'the interval is long again');
+	sql('SELECT pg_terminate_backend(flusher_pid) FROM prompt_stats_status');
+	soon("SELECT flusher = 'none' FROM prompt_stats_status", 'the flusher goes');
+	sql('DROP FUNCTION pass, refuse, end_once, leave_behind CASCADE');
+	wait_for_flusher();
+	my $had = views(81);
+	sql('SELECT increment_prompt_views(81, 5)');
+	is(live(81), $had + 5 . '|5', 'pending');
+
+	# An id whose bytes are a text
+	my $number = 4702111234474983745;
+	my $counter = session();
+	sql("INSERT INTO prompts VALUES ($number); INSERT INTO prompt_stats (prompt_id) VALUES ($number)");
+	$counter->query("BEGIN; SET LOCAL prompt_stats.durability = 'group'; SELECT increment_prompt_views(array_fill($number, ARRAY[9]))");
+	sql(q(ALTER TABLE prompt_events DROP CONSTRAINT prompt_events_prompt_id_fkey; ALTER TABLE prompt_stats DROP CONSTRAINT prompt_stats_prompt_id_fkey;
+		DROP TABLE prompts; ALTER TABLE prompt_events ALTER prompt_id TYPE text));
+	sql('ALTER TABLE prompt_stats ALTER prompt_id TYPE text');
+	sql(q(INSERT INTO prompt_stats (prompt_id) VALUES ('AAAAAAAA')));
+	is(sql('SELECT count(*) FROM prompt_stats_live WHERE pending <> 0'), 0, 'not told of as of another prompt');
+	is(outcome($counter->query('COMMIT')), 'ok', 'who has counted before commits');
+	is(views($number) . ' ' . views('AAAAAAAA'), '9 0', 'in the row of its number, not of its bytes');
+	is(flush(), 'ok', 'flushed');
+	is(views(81) - $had, 5, 'in its row');
+	is(status("pending, $LEDGER"), '0|t', 'the ledger adds up');
+}
+sql('DROP EXTENSION prompt_stats; DROP TABLE prompt_stats, prompt_events');
 
 # ---- ids that begin alike and are of one length: so many that some are in one bucket
 
