@@ -347,6 +347,7 @@ WITH us AS (
 	SELECT c.oid, c.relname, c.relnamespace, c.relowner, c.relacl, c.relpersistence, c.relreplident, c.relrowsecurity,
 		c.relforcerowsecurity, t.is_stats, t.name
 	FROM (VALUES (events, false, events::text), (stats, true, stats::text)) AS t(oid, is_stats, name) JOIN pg_class c USING (oid)
+	WHERE c.relkind = 'r'
 ), triggers AS (
 	/* Those that fire in sessions of applications */
 	SELECT t.tgtype::int AS type, b.is_stats, b.name AS tab, quote_ident(t.tgname) AS name

@@ -444,6 +444,9 @@ look_at_place(Preflight *preflight)
 
 		lock_table(place->stats);
 		fits = try(preflight, read_stats, object) && try(preflight, check_stats, object);
+		if (!fits)
+			preflight->tables.stats = InvalidOid;	/* nothing is compared
+													 * with it */
 	}
 	else
 		put_missing(preflight, "prompt_stats");
@@ -471,6 +474,7 @@ assume_stats(Preflight *preflight)
 	AttrNumber	key;
 
 	tables->id_kind = tables->event_id_kind;
+	tables->id_type = tables->event_id_type;
 	tables->id_collation = get_typcollation(pst_id_type(tables->id_kind));
 	if (!OidIsValid(prompts))
 		return;

@@ -305,6 +305,12 @@ SELECT statement FROM prompt_stats_preflight() \gexec
 SELECT object, finding, replace(consequence, current_user, 'me'), statement FROM prompt_stats_preflight();
 SELECT DISTINCT statement FROM prompt_stats_preflight() \gexec
 SELECT * FROM prompt_stats_preflight();
+-- what can't be read is compared with nothing
+ALTER TABLE prompt_stats RENAME TO kept;
+CREATE VIEW prompt_stats AS TABLE kept;
+SELECT object, finding FROM prompt_stats_preflight();
+DROP VIEW prompt_stats;
+ALTER TABLE kept RENAME TO prompt_stats;
 -- events alone: what the counters will reference is known
 DROP TABLE prompt_stats;
 ALTER TABLE prompt_events DROP CONSTRAINT prompt_events_event_type_check, DROP CONSTRAINT prompt_events_prompt_id_fkey;
