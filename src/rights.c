@@ -29,8 +29,8 @@ PG_FUNCTION_INFO_V1(prompt_stats_deny);
 
 /* And who may call them: a.grantee, 0 for everybody */
 #define GRANTS \
-	"(SELECT p.proowner, a.grantee, a.grantor" \
-	" FROM (SELECT p.proowner, COALESCE(p.proacl, acldefault('f', p.proowner)) AS acl" COUNTING ") p," \
+	"(SELECT p.oid, a.grantee, a.grantor" \
+	" FROM (SELECT p.oid, COALESCE(p.proacl, acldefault('f', p.proowner)) AS acl" COUNTING ") p," \
 	" aclexplode(p.acl) a WHERE a.privilege_type = 'EXECUTE')"
 
 /* As GRANT has it; no role can be called so (user.c: CreateRole) */
@@ -41,6 +41,7 @@ typedef struct Source
 {
 	char	   *kind;			/* "public", "grant", "member" or "superuser" */
 	char	   *role;			/* quoted */
+	char	   *functions;
 } Source;
 
 /* ---- arguments ---- */
@@ -147,11 +148,13 @@ list_sources(Oid role)
 	Datum		value = ObjectIdGetDatum(role);
 	List	   *sources = NIL;
 
-	(void) pst_run_as_extension("SELECT DISTINCT CASE WHEN g.grantee = 0 THEN 'public' WHEN g.grantee = $1 THEN 'grant' ELSE 'member' END,"
-								" CASE WHEN g.grantee = 0 THEN '' WHEN g.grantee = $1 THEN g.grantor::regrole::text ELSE g.grantee::regrole::text END"
+	(void) pst_run_as_extension("SELECT CASE WHEN g.grantee = 0 THEN 'public' WHEN g.grantee = $1 THEN 'grant' ELSE 'member' END,"
+								" CASE WHEN g.grantee = $1 THEN g.grantor ELSE g.grantee END::regrole::text,"
+								" string_agg(DISTINCT g.oid::regprocedure::text, ', ')"
 								" FROM " GRANTS " g WHERE CASE WHEN g.grantee = 0 THEN true ELSE pg_has_role($1, g.grantee, 'MEMBER') END"
+								" GROUP BY 1, 2"
 								" UNION ALL"
-								" SELECT 'superuser', r.oid::regrole::text FROM pg_roles r"
+								" SELECT 'superuser', r.oid::regrole::text, NULL FROM pg_roles r"
 								" WHERE r.rolsuper AND pg_has_role($1, r.oid, 'MEMBER')"
 								" AND NOT EXISTS (SELECT FROM " GRANTS " g WHERE g.grantee = r.oid)"
 								" ORDER BY 1 DESC, 2",
@@ -162,6 +165,7 @@ list_sources(Oid role)
 
 		source->kind = field(row, 1);
 		source->role = field(row, 2);
+		source->functions = field(row, 3);
 		sources = lappend(sources, source);
 	}
 	return sources;
@@ -199,8 +203,8 @@ mend_source(const Source *source, const char *role)
 	if (strcmp(source->kind, "public") == 0)
 		return psprintf("SELECT %s.prompt_stats_deny('public');", home);
 	if (strcmp(source->kind, "grant") == 0)
-		return psprintf("SET ROLE %s; REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA %s FROM %s CASCADE; RESET ROLE;",
-						source->role, home, role);
+		return psprintf("SET ROLE %s; REVOKE EXECUTE ON FUNCTION %s FROM %s CASCADE; RESET ROLE;",
+						source->role, source->functions, role);
 	return psprintf("REVOKE %s FROM %s;", source->role, role);
 }
 
